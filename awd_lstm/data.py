@@ -1,0 +1,170 @@
+"""Text to token ids: train.txt, valid.txt, test.txt of a folder, tokenised once and memory-mapped.
+
+A line's tokens are its whitespace-separated words followed by <eos> (also for an empty line). Ids
+are given by first occurrence over train, then valid, then test, so no word is out of vocabulary.
+The ids are cached beside the data as arrays of the smallest integer type that holds them; the
+cache is keyed by the SHA-256 of the three texts and carries its own checksums.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+SPLITS = ("train", "valid", "test")
+CACHE = ".corpus-cache"
+EOS = "<eos>"
+CHUNK = 1 << 24  # bytes of text tokenised at a time: bounds the memory, not the result
+
+
+class Dictionary:
+    """word2idx, idx2word, and counter[i] = occurrences of word i over all texts read."""
+
+    def __init__(self, words: list[str] = (), counts: list[int] = ()):
+        self.idx2word = list(words)
+        self.word2idx = {word: i for i, word in enumerate(self.idx2word)}
+        self.counter = list(counts)
+
+    @property
+    def total(self) -> int:
+        """Number of tokens read."""
+        return sum(self.counter)
+
+    def add_words(self, words: list[str]) -> array:
+        """Ids of `words` (uint32), new words appended in order of appearance."""
+        word2idx = self.word2idx
+        for word in dict.fromkeys(words):  # each distinct word once: the texts repeat a lot
+            if word not in word2idx:
+                word2idx[word] = len(self.idx2word)
+                self.idx2word.append(word)
+                self.counter.append(0)
+        ids = array("I", map(word2idx.__getitem__, words))
+        counts = np.bincount(np.frombuffer(ids, np.uint32), minlength=len(self.idx2word))
+        self.counter = (np.asarray(self.counter, np.int64) + counts).tolist()
+        return ids
+
+    def digest(self) -> str:
+        """SHA-256 of the words in order: two texts with the same digest share their ids."""
+        return hashlib.sha256("\n".join(self.idx2word).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.idx2word)
+
+
+class Corpus:
+    """The three texts of folder `path` as id arrays `train`, `valid`, `test` (1-D numpy, read-only
+    memory maps, unsigned) and their `dictionary`.
+
+    Raises FileNotFoundError if a text is missing, ValueError if one is not UTF-8 or is empty.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        texts = {split: self.path / f"{split}.txt" for split in SPLITS}
+        for text in texts.values():
+            if not text.is_file():
+                raise FileNotFoundError(f"no {text.name} in {self.path}")
+        self.key = _sha256(*texts.values())  # changes whenever a text does
+        folder = self.path / CACHE / self.key[:16]
+        self.cached = _intact(folder)
+        if not self.cached:
+            folder = self._tokenise(texts, folder)
+        words = (folder / "words.txt").read_text(encoding="utf-8").split("\n")
+        self.dictionary = Dictionary(words, np.load(folder / "counts.npy").tolist())
+        for split in SPLITS:
+            setattr(self, split, np.load(folder / f"{split}.npy", mmap_mode="r"))
+
+    def _tokenise(self, texts: dict[str, Path], folder: Path) -> Path:
+        """Writes the arrays to a temporary folder, renames it to `folder`; returns their place."""
+        parent = _writable(folder.parent)
+        work = Path(tempfile.mkdtemp(prefix="part-", dir=parent))
+        dictionary = Dictionary()
+        raw = {split: _write_ids(text, dictionary, work) for split, text in texts.items()}
+        dtype = np.min_scalar_type(max(len(dictionary) - 1, 0))
+        for split, part in raw.items():
+            _narrow(part, work / f"{split}.npy", dtype)
+        np.save(work / "counts.npy", np.asarray(dictionary.counter, np.int64))
+        (work / "words.txt").write_text("\n".join(dictionary.idx2word), encoding="utf-8")
+        files = {p.name: _sha256(p) for p in sorted(work.iterdir())}
+        (work / "meta.json").write_text(json.dumps({"sha256": files}))
+        target = parent / folder.name
+        if target.exists():  # a damaged cache
+            shutil.rmtree(target)
+        try:
+            work.rename(target)
+        except OSError:  # another process was faster with the same texts
+            shutil.rmtree(work)
+        return target
+
+
+def _writable(parent: Path) -> Path:
+    """`parent`, or a temporary folder if the data folder is read-only (said on stderr)."""
+    try:
+        parent.mkdir(exist_ok=True)
+        if os.access(parent, os.W_OK):
+            return parent
+    except OSError:
+        pass
+    temporary = Path(tempfile.mkdtemp(prefix="corpus-"))
+    print(f"{parent.parent} is read-only: tokenised copy in {temporary}", file=sys.stderr)
+    return temporary
+
+
+def _tokens(text: Path) -> Iterator[list[str]]:
+    """Tokens of a text, some megabytes at a time, <eos> at each line end."""
+    try:
+        with text.open(encoding="utf-8") as file:
+            while lines := file.readlines(CHUNK):
+                yield [token for line in lines for token in (*line.split(), EOS)]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{text} is not UTF-8 text (byte {error.start})") from None
+
+
+def _write_ids(text: Path, dictionary: Dictionary, folder: Path) -> Path:
+    """Appends the text's ids to <split>.u32 as they come; returns that file."""
+    part = folder / f"{text.stem}.u32"
+    with part.open("wb") as out:
+        for tokens in _tokens(text):
+            dictionary.add_words(tokens).tofile(out)
+    if part.stat().st_size == 0:
+        raise ValueError(f"{text} is empty")
+    return part
+
+
+def _narrow(part: Path, target: Path, dtype: np.dtype) -> None:
+    """Rewrites a uint32 file as .npy of a smaller type, piecewise, and removes it."""
+    ids = np.memmap(part, np.uint32, "r")
+    out = np.lib.format.open_memmap(target, "w+", dtype, ids.shape)
+    for start in range(0, len(ids), CHUNK):
+        out[start:start + CHUNK] = ids[start:start + CHUNK]
+    out.flush()
+    part.unlink()
+
+
+def _sha256(*paths: Path) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _intact(folder: Path) -> bool:
+    """Is there a cache in `folder`, with every file as it was written?"""
+    try:
+        files = json.loads((folder / "meta.json").read_text())["sha256"]
+        if all(_sha256(folder / name) == digest for name, digest in files.items()):
+            return True
+        print(f"damaged cache {folder}: tokenising again", file=sys.stderr)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError):
+        print(f"damaged cache {folder}: tokenising again", file=sys.stderr)
+    return False

@@ -1,0 +1,133 @@
+"""Before the first update: device and processes, seeds, texts, and the end in good order."""
+
+import os
+import random
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from awd_lstm import checkpoint
+from awd_lstm.data import Corpus
+from awd_lstm.model import RNNModel
+from common.splitcross import SplitCrossEntropyLoss
+
+# Folder -> the name that getdata.sh knows it by.
+GETDATA = {"penn": "ptb", "pennchar": "ptbc", "wikitext-2": "wt2", "wikitext-103": "wt103",
+           "enwik8": "enwik8", "pydoc": "pydoc", "pydoc-char": "pydoc-char"}
+
+
+class BadInput(Exception):
+    """What the user gave cannot be used; the message says what is wrong and what to do."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop. exit_code is the shell's: 130 for Ctrl-C, 143 for SIGTERM."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum, self.exit_code = signum, 128 + signum
+
+
+@contextmanager
+def orderly_exit(script: str) -> Iterator[None]:
+    """Ends the process with one clear line instead of a traceback where the cause is known."""
+    try:
+        yield
+    except BadInput as error:
+        sys.exit(_complain(script, error, 2))
+    except FloatingPointError as error:
+        sys.exit(_complain(script, error, 1))
+    except OSError as error:  # a full disk, a read-only folder
+        sys.exit(_complain(script, error, 1))
+    except Interrupted as error:
+        sys.exit(error.exit_code)
+
+
+def _complain(script: str, error: Exception, code: int) -> int:
+    print(f"{script}: {error}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def bad_input(what: str = "") -> Iterator[None]:
+    """Inside the block a missing file or a refused value is the user's to mend."""
+    try:
+        yield
+    except (FileNotFoundError, ValueError) as error:
+        raise BadInput(f"{what}{error}") from None
+
+
+def load_corpus(path: str, fabric: Fabric | None = None) -> Corpus:
+    """The texts of a folder; one process tokenises, the others read its cache. Raises BadInput."""
+    folder = Path(path)
+    name = GETDATA.get(folder.name)
+    hint = (f"./getdata.sh {name} fetches it" if name else
+            "it must hold train.txt, valid.txt and test.txt")
+    try:
+        if fabric is None or fabric.world_size == 1:
+            return Corpus(folder)
+        with fabric.rank_zero_first():
+            return Corpus(folder)
+    except FileNotFoundError as error:
+        raise BadInput(f"--data {path}: {error}; {hint}") from None
+    except ValueError as error:
+        raise BadInput(f"--data {path}: {error}") from None
+
+
+def load_trained(flag: str, path: str, data: str, corpus: Corpus, bare_rates: dict | None = None
+                 ) -> tuple[RNNModel, SplitCrossEntropyLoss]:
+    """A trained model and its loss, for the words of `corpus`. `flag` and `data` are for the
+    message of BadInput, raised if the file is refused or knows other words."""
+    with bad_input(f"{flag}: "):
+        model, criterion, facts = checkpoint.load_model(path, bare_rates)
+    words = len(corpus.dictionary)
+    if model.ntoken != words:
+        raise BadInput(f"{flag} {path} knows {model.ntoken} words, --data {data} has {words}: give "
+                       "the --data that it was trained on")
+    if facts and facts["vocabulary"] != corpus.dictionary.digest():
+        raise BadInput(f"{flag} {path} was trained on other words than those of --data {data}")
+    return model, criterion
+
+
+def make_fabric(args) -> Fabric:
+    """Device, precision and processes, as the flags say. Raises BadInput."""
+    accelerator = "cpu" if args.cuda is False else args.device
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda: there is no CUDA device; use --device cpu")
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        raise BadInput("--device mps: there is no Apple GPU; use --device cpu")
+    if args.cuda and not torch.cuda.is_available():
+        print("--cuda: there is no CUDA device, computing on the CPU", file=sys.stderr)
+    # torchrun says how many processes there are on this machine, whatever --devices says.
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", getattr(args, "devices", 1)))
+    nodes = int(os.environ.get("WORLD_SIZE", devices)) // devices
+    strategy = "ddp" if devices * nodes > 1 else "auto"
+    fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes, strategy=strategy,
+                    precision=args.precision)
+    fabric.launch()
+    if fabric.device.type == "cpu":
+        # Products of gates underflow; a denormal costs the CPU some hundred cycles.
+        torch.set_flush_denormal(True)
+    if args.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    return fabric
+
+
+def seed_everything(args, numpy_seed: int | None = None) -> np.random.RandomState:
+    """Seeds python and torch; returns the stream that the sequence lengths are drawn from."""
+    random.seed(args.seed)
+    torch.manual_seed(args.seed)
+    return np.random.RandomState(args.seed if numpy_seed is None else numpy_seed)
+
+
+def my_columns(fabric: Fabric, batch_size: int) -> slice:
+    """The columns of the batch that this process reads; as even as can be, in order."""
+    edges = [batch_size * r // fabric.world_size for r in range(fabric.world_size + 1)]
+    return slice(edges[fabric.global_rank], edges[fabric.global_rank + 1])

@@ -1,0 +1,155 @@
+"""Evaluates a model with a continuous cache (Grave, Joulin, Usunier 2016, arXiv 1612.04426).
+
+    python pointer.py --data data/penn --save PTB.pt --lambdasm 0.1 --theta 1.0 --window 500 \\
+                      --bptt 5000
+    -> validation / test perplexity about 53.2 / 52.5 after finetune.py (published)
+
+Nothing is trained: the probability of the next word is mixed with that of the words which followed
+the most similar of the last `window` hidden states.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from torch import Tensor
+
+from awd_lstm import args as flags
+from awd_lstm.environment import load_corpus, load_trained, make_fabric, orderly_exit
+from awd_lstm.model import MODELS, RNNModel
+from awd_lstm.utils import batchify, get_batch, perplexity
+from common.splitcross import SplitCrossEntropyLoss
+
+BLOCK = 256  # positions scored at a time: bounds the memory at BLOCK * max(V, window + BLOCK)
+
+
+# ------------------------------------------------------------------------------------- settings
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    p = argparse.ArgumentParser(description="PyTorch PennTreeBank RNN/LSTM Language Model",
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--data", default=str(flags.HERE / "data/penn"), metavar="DIR",
+                   help="folder with train.txt, valid.txt, test.txt")
+    p.add_argument("--model", default="LSTM", choices=MODELS,
+                   help="recurrent layer (the model file's own counts)")
+    p.add_argument("--save", default="best.pt", metavar="FILE", help="model to evaluate")
+    p.add_argument("--bptt", type=int, default=5000, help="tokens pushed through at a time")
+    p.add_argument("--window", type=int, default=3785, help="number of past states in the cache")
+    p.add_argument("--theta", type=float, default=0.6625523432485668,
+                   help="flattens (< 1) or sharpens the cache's softmax")
+    p.add_argument("--lambdasm", type=float, default=0.12785920428335693,
+                   help="weight of the cache in the mixture")
+    p.add_argument("--exact-cache", action=flags.OnOff, default=False,
+                   help="use the cache before it is full and at chunk starts; the original (and "
+                        "the published numbers) do not, so that --bptt matters a little")
+    p.add_argument("--exact-loss", action=flags.OnOff, default=False,
+                   help="divide by the number of predictions, not by one more as the original")
+    flags.device(p)
+    args = p.parse_args(argv)
+    if args.bptt < 1 or args.window < 1:
+        p.error("--bptt and --window must be at least 1")
+    if not 0 <= args.lambdasm <= 1:
+        p.error("--lambdasm must be in [0, 1]")
+    return args
+
+
+# ----------------------------------------------------------------------------------------- cache
+class Cache:
+    """The last `window` hidden states, each with the word that followed it.
+
+    p(w) at position g is the sum of softmax_j(theta h_j . h_g) over the positions j among
+    g-window .. g-1 that were followed by w. As in the original, position idx of a chunk has a cache
+    only if (states kept from earlier chunks) + idx > window; with `exact` whenever there is any.
+    """
+
+    def __init__(self, window: int, theta: float, exact: bool = False):
+        self.window, self.theta, self.exact = window, theta, exact
+        self.states: Tensor | None = None   # (n, H)
+        self.words: Tensor | None = None    # (n,) the word after each state
+
+    def __call__(self, states: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        """One chunk: states (T, H) and the words that follow them (T,).
+
+        Returns the cache's probability of those words (T,) and where there was a cache (T,) bool,
+        and remembers the chunk.
+        """
+        kept = 0 if self.states is None else len(self.states)
+        all_states = states if kept == 0 else torch.cat([self.states, states])
+        all_words = words if kept == 0 else torch.cat([self.words, words])
+        position = torch.arange(len(states), device=states.device) + kept
+        active = position > 0 if self.exact else position > self.window
+        probability = torch.cat([self._block(all_states, all_words, start + kept, BLOCK)
+                                 for start in range(0, len(states), BLOCK)])
+        self.states, self.words = all_states[-self.window:], all_words[-self.window:]
+        return torch.where(active, probability, 0), active
+
+    def _block(self, states: Tensor, words: Tensor, first: int, count: int) -> Tensor:
+        """Probabilities of words[first : first+count] given the states before each."""
+        oldest = max(0, first - self.window)
+        query = states[first: first + count]                       # (Q, H)
+        key = states[oldest: first + count]                        # (K, H)
+        age = (torch.arange(len(query), device=key.device)[:, None] + first - oldest
+               - torch.arange(len(key), device=key.device))        # (Q, K) steps back
+        scores = (self.theta * query @ key.t()).masked_fill((age < 1) | (age > self.window),
+                                                            -torch.inf)
+        same = words[oldest: first + count] == words[first: first + count, None]
+        # A row without any past state is all -inf; its softmax is nan and is not used.
+        return torch.where(same & (age > 0), scores.softmax(1), 0).sum(1)
+
+
+# ------------------------------------------------------------------------------------ evaluation
+@torch.no_grad()
+def evaluate(model: RNNModel, criterion: SplitCrossEntropyLoss, source: Tensor,
+             args: argparse.Namespace) -> float:
+    """Mean loss (nats per token) of the text source (rows, 1) under the mixture."""
+    model.eval()
+    model.reset()
+    hidden = model.init_hidden(1)
+    cache = Cache(args.window, args.theta, args.exact_cache)
+    total = 0.0
+    for i in range(0, len(source) - 1, args.bptt):
+        if i > 0:
+            print(i, len(source), perplexity(total / i), flush=True)
+        data, targets = get_batch(source, i, args.bptt)
+        _, hidden, raw_outputs, _ = model(data, hidden, return_h=True)
+        states = raw_outputs[-1].squeeze(1)                        # (T, H), undropped
+        p_vocab = vocabulary_probability(model, criterion, states, targets)
+        p_cache, active = cache(states, targets)
+        p = torch.where(active, args.lambdasm * p_cache + (1 - args.lambdasm) * p_vocab, p_vocab)
+        total += -p.double().log().sum().item()
+    return total / (len(source) - (1 if args.exact_loss else 0))
+
+
+def vocabulary_probability(model: RNNModel, criterion: SplitCrossEntropyLoss, states: Tensor,
+                           targets: Tensor) -> Tensor:
+    """The model's own probability of each target: states (T, H), targets (T,) -> (T,)."""
+    return torch.cat([
+        criterion.logprob(model.decoder.weight, model.decoder.bias, h).gather(1, w[:, None])[:, 0]
+        for h, w in zip(states.split(BLOCK), targets.split(BLOCK), strict=True)]).exp()
+
+
+def run(args: argparse.Namespace) -> None:
+    fabric = make_fabric(args)
+    corpus = load_corpus(args.data)
+    model, criterion = load_trained("--save", args.save, args.data, corpus)
+    module = fabric.setup_module(torch.nn.ModuleList([model, criterion]))
+    print(model)
+    for name, ids in (("val", corpus.valid), ("test", corpus.test)):
+        with fabric.autocast():
+            loss = evaluate(*module.module, batchify(ids, 1, fabric.device), args)
+        print("=" * 89)
+        print(f"| End of pointer | {name} loss {loss:5.2f} | {name} ppl {perplexity(loss):8.2f}")
+        print("=" * 89)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    with orderly_exit("pointer.py"):
+        run(args)
+
+
+if __name__ == "__main__":
+    main()

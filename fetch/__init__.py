@@ -1,0 +1,1 @@
+"""The parts of getdata.py: checks, unpack, download, addresses. It alone puts them together."""

@@ -1,0 +1,87 @@
+"""Where to look for a file: the mirror, the data folder itself, then the catalogue's URLs.
+
+`job` is getdata's namespace: sets, archives, data, mirror, dead.
+"""
+
+import collections
+from urllib.parse import quote, unquote, urlsplit
+
+from fetch.checks import Unreachable
+from fetch.unpack import stays_packed
+
+# One place to get a file from. place: a local path or a URL; archive: its name in the catalogue,
+# None for the file itself; listed: False for a guess at a name in a mirror, which need not have all.
+Address = collections.namedtuple("Address", "place archive listed")
+
+
+def base_name(address):
+    """Return the file name at the end of a URL or of an archive member."""
+    return unquote(address.rpartition("/")[2])
+
+
+def offline_names(file, job):
+    """Return the (file name, archive or None) under which a mirror may have a file, best first."""
+    sources = file.get("from", [])
+    names = []
+    for name in [*file.get("names", []), *map(base_name, sources)]:
+        if name == base_name(file["to"]) and stays_packed(name):
+            names.append((name, None))
+        else:
+            bare = name.removesuffix(".gz")
+            names += [(bare + end, None) for end in ("", ".xz", ".gz", ".zip")]
+    for archive in (source.partition("!")[0] for source in sources):
+        if archive in job.archives:
+            names += [(n, archive) for n in (archive, *job.archives[archive].get("also", []))]
+    return dict.fromkeys(names)
+
+
+def offline(name, entry, file, job):
+    """Yield the addresses of a file in the mirror and, placed by hand, in the data folder."""
+    names = offline_names(file, job)
+    folders = dict.fromkeys([name, *entry.get("mirror", []), entry["folder"], ""])
+    for base, subs in ((job.mirror, folders), (job.data, [""])):
+        for file_name, archive in names:
+            for sub in subs:
+                if isinstance(base, str):
+                    place = "/".join(filter(None, (base.rstrip("/"), sub, quote(file_name))))
+                    yield Address(place, archive, False)
+                elif base and (base / sub / file_name).is_file():
+                    yield Address(base / sub / file_name, archive, True)
+
+
+def online(file, job):
+    """Yield the catalogue's addresses of a file, in its order."""
+    for source in file.get("from", []):
+        archive = source.partition("!")[0]
+        if archive in job.archives:
+            for url in job.archives[archive]["urls"]:
+                yield Address(url, archive, True)
+        else:
+            yield Address(source, None, True)
+
+
+def part_path(address, name, job):
+    """Return where a download stands until it is checked; sets share the archives."""
+    file_name = address.archive or f"{name}-{base_name(address.place)}"
+    return job.data / ".downloads" / (file_name + ".part")
+
+
+def known_dead(address, job):
+    """Return why an address is not worth asking again in this run, None if it is."""
+    return job.dead.get(str(address.place)) or job.dead.get(urlsplit(str(address.place)).netloc)
+
+
+def remember_dead(address, error, job):
+    """Spare later files an archive that was no good and a host that cannot be reached."""
+    if address.archive:
+        job.dead[str(address.place)] = error
+    if isinstance(error, Unreachable):
+        job.dead[urlsplit(address.place).netloc] = error
+
+
+def by_hand(name, entry, file, job):
+    """Return the instruction for a file that no address gave."""
+    sources = [base_name(source.partition("!")[0]) for source in file.get("from", [])]
+    either = " or ".join(dict.fromkeys(sources or file["names"]))
+    hint = f"\n  note: {' '.join(entry['manual'].split())}" if "manual" in entry else ""
+    return f"  by hand: put {either} into {job.data} and run ./getdata.sh {name} again{hint}"
