@@ -1,0 +1,138 @@
+"""One LSTM layer (1708.02182, section 2) with its weights as arguments, so that weight drop can hand
+in a masked W_hh.
+
+Letters: T time, B batch, I input size, H hidden size. Gates in torch's order: input, forget, cell,
+output.
+
+lstm_plain is the equations as a loop; lstm gives the same numbers faster: on a CPU with the compiled
+recurrence of kernels.cpp, elsewhere with torch's own fused LSTM (cuDNN on a GPU).
+"""
+
+import functools
+
+import torch
+from torch.autograd.function import Function, once_differentiable
+
+from awd_lstm import kernels
+
+# Below this many steps repacking W_hh costs more than it gains (measured: H = 1150, B = 1 and 20).
+SHORT = 4
+
+
+def lstm_plain(x, h0, c0, w_ih, w_hh, b_ih, b_hh):
+    """x (T,B,I), h0, c0 (1,B,H), w_ih (4H,I), w_hh (4H,H), b_ih, b_hh (4H)
+    -> output (T,B,H), (h_n, c_n) each (1,B,H)."""
+    h, c = h0[0], c0[0]
+    output = []
+    for x_t in x:
+        i, f, g, o = (x_t @ w_ih.t() + b_ih + h @ w_hh.t() + b_hh).chunk(4, dim=1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        output.append(h)
+    return torch.stack(output), (h[None], c[None])
+
+
+def lstm(x, hidden, w_ih, w_hh, b_ih, b_hh):
+    """x (T,B,I), hidden (h0, c0) each (1,B,H), weights as in lstm_plain
+    -> output (T,B,H), (h_n, c_n). On a CPU the backward pass cannot itself be differentiated."""
+    h0, c0 = hidden
+    B, H = x.shape[1], w_hh.shape[1]
+    if h0.shape != (1, B, H) or c0.shape != (1, B, H) or w_hh.shape != (4 * H, H):
+        raise ValueError(
+            f"lstm: expected states (1,{B},{H}) and w_hh ({4 * H},{H}), got {tuple(h0.shape)}, "
+            f"{tuple(c0.shape)} and {tuple(w_hh.shape)}"
+        )
+    if x.numel() == 0:
+        return x.new_empty(len(x), B, H), (h0, c0)
+    arguments = (x, h0, c0, w_ih, w_hh, b_ih, b_hh)
+    if len(x) < SHORT or not kernels.available(*arguments):
+        return _torch_lstm(*arguments)
+    if torch.is_grad_enabled() and any(a.requires_grad for a in arguments):
+        output, h_n, c_n = _LSTM.apply(*arguments)
+    else:
+        output, c_n, _, _ = _forward(*arguments, keep=False)
+        h_n = output[-1:].clone()
+    return output, (h_n, c_n)
+
+
+def _torch_lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh):
+    weights = [w_ih, w_hh, b_ih, b_hh]
+    if x.is_cuda:
+        # cuDNN wants the four in one piece of memory; given them apart it warns and copies them at
+        # each call.
+        flat = torch.cat([w.reshape(-1) for w in weights]).split([w.numel() for w in weights])
+        weights = [piece.view_as(w) for piece, w in zip(flat, weights, strict=True)]
+    train = torch.is_grad_enabled()  # cuDNN keeps what backward needs only if told so
+    output, h_n, c_n = torch._VF.lstm(x, (h0, c0), weights, True, 1, 0.0, train, False, False)
+    return output, (h_n, c_n)
+
+
+@functools.cache
+def _onednn_product():
+    """oneDNN's x (M,K), w (N,K) -> x w^T, or None if this torch has it not.
+
+    torch.mm uses MKL, which reaches two thirds to nine tenths of oneDNN's speed on AMD CPUs.
+    """
+    try:
+        multiply = torch.ops.mkldnn._linear_pointwise  # what torch.compile calls for a linear layer
+        multiply(torch.ones(2, 3), torch.ones(4, 3), None, "none", [], "")
+        return multiply
+    except (AttributeError, RuntimeError):
+        return None
+
+
+def _product(a, b):
+    """a (M,K) b (K,N) -> (M,N)"""
+    multiply = _onednn_product() if a.dtype == torch.float32 else None
+    return a @ b if multiply is None else multiply(a, b.t(), None, "none", [], "")
+
+
+def _forward(x, h0, c0, w_ih, w_hh, b_ih, b_hh, keep):
+    """-> output (T,B,H), c_n (1,B,H), and for backward, if they are to be kept, the gates (TB,4H)
+    and all cell states (T,B,H)."""
+    T, B, _ = x.shape
+    H = w_hh.shape[1]
+    gates = _product(x.reshape(T * B, -1), w_ih.t()).add_(b_ih + b_hh)  # (TB,4H): all steps at once
+    output = gates.new_empty(T, B, H)
+    cells = gates.new_empty(T if keep else 1, B, H)
+    states = (h0.contiguous(), c0.contiguous(), output, cells)
+    step = B * H if keep else 0  # 0: each cell state overwrites the last
+    matrix = (w_hh.contiguous(), _packing_buffer(w_hh))
+    kernels.call("lstm_forward", T, B, H, gates, *matrix, *states, step)
+    return output, cells[-1:].clone(), gates, cells
+
+
+def _packing_buffer(w_hh):
+    """Room for W_hh (4H,H) with H rounded up to whole panels, at most two registers wide."""
+    H = w_hh.shape[1]
+    width = 2 * kernels.lanes(w_hh.dtype)
+    return w_hh.new_empty(4 * H * (-(-H // width) * width))
+
+
+class _LSTM(Function):
+    @staticmethod
+    def forward(ctx, x, h0, c0, w_ih, w_hh, b_ih, b_hh):
+        output, c_n, gates, cells = _forward(x, h0, c0, w_ih, w_hh, b_ih, b_hh, keep=True)
+        ctx.save_for_backward(x, h0, c0, w_ih, w_hh, output, gates, cells)
+        return output, output[-1:].clone(), c_n
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_output, d_h, d_c):
+        """Only the gate gradients need a loop over time; given them, the gradient of each matrix is
+        one product over all steps."""
+        x, h0, c0, w_ih, w_hh, output, gates, cells = ctx.saved_tensors
+        T, B, H = output.shape
+        d_gates = torch.empty_like(gates)  # (TB,4H)
+        dense = torch.contiguous_format
+        dh, dc = d_h.clone(memory_format=dense), d_c.clone(memory_format=dense)
+        matrix = (w_hh.contiguous(), _packing_buffer(w_hh))
+        kept = (c0.contiguous(), cells, d_output.contiguous())
+        kernels.call("lstm_backward", T, B, H, gates, *matrix, *kept, d_gates, dh, dc)
+        needs = ctx.needs_input_grad
+        previous = torch.cat([h0, output[:-1]]).view(T * B, H)
+        dx = _product(d_gates, w_ih).view_as(x) if needs[0] else None
+        d_ih = _product(d_gates.t(), x.reshape(T * B, -1)) if needs[3] else None
+        d_hh = _product(d_gates.t(), previous) if needs[4] else None
+        db = d_gates.sum(0) if needs[5] or needs[6] else None
+        return dx, dh, dc, d_ih, d_hh, db, db
