@@ -10,13 +10,13 @@ from fetch.checks import Unreachable
 from fetch.unpack import stays_packed
 
 # One place to get a file from. place: a local path or a URL; archive: its name in the catalogue,
-# None for the file itself; listed: False for a guess at a name in a mirror, which need not have all.
+# None for the file itself; listed: False for a guess at a name that a mirror may not have.
 Address = collections.namedtuple("Address", "place archive listed")
 
 
 def base_name(address):
-    """Return the file name at the end of a URL or of an archive member."""
-    return unquote(address.rpartition("/")[2])
+    """Return the file name at the end of a URL or of ARCHIVE!MEMBER."""
+    return unquote(address.rpartition("!")[2].rpartition("/")[2])
 
 
 def offline_names(file, job):

@@ -51,13 +51,14 @@ def get_from(address, name, file, todo, folder, job):
         take(path, address, file, todo, folder, job)
 
     if isinstance(address.place, pathlib.Path):
-        take_from(address.place)
-        return
+        return take_from(address.place)
     part = part_path(address, name, job)
     whole = part.with_suffix("")  # an archive that a data set before this one has used
     if address.archive and whole.exists():
-        take_from(whole)
-        return
+        try:
+            return take_from(whole)
+        except WrongFile:  # it was right for the other data set only
+            whole.unlink()
     if address.listed:
         print(f"{name}: fetching {address.place}", flush=True)
     part.parent.mkdir(parents=True, exist_ok=True)

@@ -101,15 +101,20 @@ def unpack_archive(path, wanted, archive_facts):
     if needed and is_known(archive_facts) and not genuine:
         raise WrongFile(mismatch(path, archive_facts))
     found = set()
-    with broken_is_wrong():
-        for name, kind, open_member in members(path):
-            plain = name.removeprefix("./")
-            if not genuine or plain in wanted:
-                refuse_unsafe(name, kind)
-            if plain in wanted and kind == "file":
-                with open_member() as source:
-                    copy_checked(source, *wanted[plain])
-                found.add(plain)
+    try:
+        with broken_is_wrong():
+            for name, kind, open_member in members(path):
+                plain = name.removeprefix("./")
+                if not genuine or plain in wanted:
+                    refuse_unsafe(name, kind)
+                if plain in wanted and kind == "file":
+                    with open_member() as source:
+                        copy_checked(source, *wanted[plain])
+                    found.add(plain)
+    except WrongFile:  # then nothing of the archive is used
+        for member in found:
+            wanted[member][0].unlink()
+        raise
     return found
 
 

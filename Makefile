@@ -1,0 +1,64 @@
+# Everything here runs in the virtual environment that `make setup` builds; VENV= picks another.
+# The command lines of the reproduce-* targets are the originals', letter for letter.
+VENV ?= .venv
+PYTHON ?= python3
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+RECORD := $(PY) results/record.py
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-full lint bench report
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## /{printf "  %-26s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  SMOKE=1 make reproduce-ROW  the same pipeline, shrunk to about a minute, on embedded text'
+
+# ------------------------------------------------------------------------------ environment
+setup: $(READY)  ## build the virtual environment (about 3 minutes)
+
+$(READY): pyproject.toml constraints.txt
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+		{ echo "Python 3.11 or 3.12 is needed: make setup PYTHON=python3.11"; exit 2; }
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# ------------------------------------------------------------------------------------- tests
+demo: setup demo-awd-lstm  ## every system trains, evaluates and reports, in minutes, on embedded text
+	@$(PY) results/report.py --html runs/demo/index.html --from runs/demo
+
+test: setup pydoc  ## the test suite (golden numbers, unit, end to end)
+	$(PY) -m pytest -m 'not slow'
+
+test-full: setup pydoc  ## the same and the slow ones (real data, full-size models)
+	$(PY) -m pytest
+
+lint: setup  ## style and obvious mistakes
+	$(PY) -m ruff check .
+
+bench: setup  ## speed against the plain form, side by side
+	$(PY) benchmarks/awd_lstm_kernels.py
+	$(PY) benchmarks/awd_lstm_step.py
+
+report: setup  ## results/README.md from the recorded runs
+	$(PY) results/report.py
+
+# -------------------------------------------------------------------------------------- data
+.PHONY: pydoc data-ptb data-ptbc data-wt2 data-wt103 data-enwik8 data-all
+pydoc: setup
+	@$(PY) getdata.py pydoc pydoc-char > /dev/null
+
+data-ptb: setup  ## Penn Treebank, words
+	./getdata.sh ptb
+data-ptbc: setup  ## Penn Treebank, characters
+	./getdata.sh ptbc
+data-wt2: setup  ## WikiText-2
+	./getdata.sh wt2
+data-wt103: setup  ## WikiText-103
+	./getdata.sh wt103
+data-enwik8: setup  ## enwik8 (Hutter Prize)
+	./getdata.sh enwik8
+data-all: setup  ## all five texts of the LSTM/QRNN toolkit
+	./getdata.sh
+
+include awd_lstm/reproduce.mk

@@ -1,0 +1,207 @@
+"""report.py: the README is the same for the same inputs, the page needs nothing but itself."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from results import curves, published, report
+
+ROOT = Path(__file__).resolve().parents[2]
+NASTY = '<script>alert("x")</script> & co'
+
+
+def make_step(row="awd-ptb", step="main", **changes):
+    """A step's record as record.py writes it."""
+    curve = [{"epoch": e, "seconds": 60.0 + e, "valid_loss": 6 - e / 10, "valid_ppl": 600.0 / e}
+             for e in range(1, 13)]
+    record = {
+        "row": row, "step": step, "command": ["awd_lstm/main.py", "--seed", "0"], "exit_code": 0,
+        "smoke": False, "like": None, "shrunk": None, "artifacts": [], "commit": "abcdef0" * 5,
+        "dirty": False, "seed": 0, "date": "2025-01-02T03:04:05Z", "threads": 2,
+        "versions": {"python": "3.11.7", "torch": "2.6.0", "numpy": "2.0.0"},
+        "hardware": {"cpu": "Some CPU", "cores": 2, "ram_gb": 7.8, "gpus": []},
+        "wall_seconds": 7300.0, "peak_rss_mb": 900, "attempts": [], "curve": curve,
+        "final": {"valid_ppl": 61.0, "test_ppl": 58.5, "valid_loss": 4.1},
+    }
+    return {**record, **changes}
+
+
+def write_record(results, row, *steps, name="2025-01-02-some-cpu-abcdef0", **changes):
+    """A file under results/records."""
+    folder = results / "records" / row
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"row": row, "date": steps[-1]["date"], "smoke": False, "steps": steps, **changes}
+    (folder / f"{name}.json").write_text(json.dumps(record))
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A results folder with the real published.csv and no records."""
+    folder = tmp_path / "results"
+    folder.mkdir()
+    shutil.copy(ROOT / "results" / "published.csv", folder)
+    return folder
+
+
+def readme(results):
+    """Writes and reads the README."""
+    assert report.main(["--results", str(results)]) == 0
+    return (results / "README.md").read_text()
+
+
+def test_published_numbers_belong_to_rows_of_the_architecture():
+    lines = published.load(ROOT / "results" / "published.csv")
+    assert {line["row"] for line in lines} <= set(published.ROWS)
+    assert all(line["source"] for line in lines)
+    assert published.targets(lines, "awd-ptb") == {
+        ("main", "ppl"): {"valid": "61.2", "test": "58.8"},
+        ("finetune", "ppl"): {"valid": "58.8", "test": "56.5"},
+        ("pointer", "ppl"): {"valid": "53.2", "test": "52.5"}}
+
+
+def test_a_target_is_stated_once():
+    lines = [x for x in published.load(ROOT / "results" / "published.csv")
+             if published.is_target(x)]
+    keys = [(x["row"], x["stage"], x["metric"], x["split"]) for x in lines]
+    assert len(keys) == len(set(keys))
+
+
+def test_readme_without_records_says_so(results):
+    text = readme(results)
+    assert "| awd-ptb | main | perplexity | 61.2 / 58.8 | not run here | - |" in text
+    assert "| tnn-glue | - | - | not found | not run here | - |" in text
+    assert all(f"| {row} |" in text for row in published.ROWS)
+
+
+def test_readme_puts_ours_beside_the_published(results):
+    write_record(results, "awd-ptb", make_step())
+    text = readme(results)
+    assert "| awd-ptb | main | perplexity | 61.2 / 58.8 | 61.00 / 58.50 | -0.20 / -0.30 |" in text
+    assert "| awd-ptb | finetune | perplexity | 58.8 / 56.5 | - | - |" in text
+    assert ("| main | 2025-01-02 | abcdef0 | 0 | 2 h 02 min | 900 MB | 12 | 600.00 | 60.00 | 66.5 |"
+            in text)
+    assert "python awd_lstm/main.py --seed 0" in text
+    assert "![learning curve](figures/awd-ptb.png)" in text
+    assert (results / "figures" / "awd-ptb.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_same_inputs_same_bytes(results):
+    write_record(results, "awd-ptb", make_step(), make_step(step="finetune"))
+    write_record(results, "trellis-ptb", make_step("trellis-ptb"))
+    first, picture = readme(results), (results / "figures" / "awd-ptb.png").read_bytes()
+    assert readme(results) == first
+    assert (results / "figures" / "awd-ptb.png").read_bytes() == picture
+
+
+def test_a_smaller_run_is_listed_apart(results):
+    write_record(results, "awd-ptb-small-lstm", make_step("awd-ptb-small-lstm"))
+    write_record(results, "awd-wt2", make_step("awd-wt2"), smoke=True)
+    text = readme(results)
+    others = text.split("## Other recorded runs")[1]
+    assert "| awd-ptb | main | perplexity | 61.2 / 58.8 | not run here | - |" in text
+    assert "| awd-wt2 | main | perplexity | 68.7 / 65.6 | not run here | - |" in text
+    assert "| awd-ptb-small-lstm | main | perplexity | 61.00 / 58.50 |" in others
+    assert "smoke run" in others
+    assert "`python awd_lstm/main.py --seed 0`" in others
+
+
+def test_of_two_runs_the_table_shows_the_latest(results):
+    late = make_step(date="2025-02-03T00:00:00Z", final={"valid_ppl": 60.0, "test_ppl": 57.0})
+    write_record(results, "awd-ptb", late, name="2025-02-03-a")
+    write_record(results, "awd-ptb", make_step(), name="2025-01-02-b")
+    text = readme(results)
+    assert "60.00 / 57.00" in text
+    assert "### awd-ptb (2025-01-02)" in text
+    assert text.count("![learning curve]") == 1
+
+
+def test_a_row_of_one_stage_takes_the_number_from_its_last_step(results):
+    steps = [make_step("tnn-alm", final={"valid_ppl": 24.0}),
+             make_step("tnn-alm", "eval", curve=[], final={"test_ppl": 24.7})]
+    write_record(results, "tnn-alm", *steps)
+    assert "| tnn-alm | main | perplexity | 23.98 / 24.67 | 24.00 / 24.70 |" in readme(results)
+
+
+def write_steps(folder, *steps):
+    """Step files as record.py leaves them."""
+    for step in steps:
+        (folder / step["row"]).mkdir(parents=True, exist_ok=True)
+        (folder / step["row"] / f"{step['step']}.json").write_text(json.dumps(step))
+
+
+def make_page(tmp_path, *steps):
+    """Calls report.py --html as a user does -> (page, what it printed)."""
+    write_steps(tmp_path / "demo", *steps)
+    out = tmp_path / "out" / "demo.html"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "results" / "report.py"), "--html", str(out), "--from",
+         str(tmp_path / "demo")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return out.read_text(), done.stdout
+
+
+def test_page_refers_to_nothing_outside_and_escapes_its_text(tmp_path):
+    (tmp_path / "demo" / "awd-ptb-demo").mkdir(parents=True)
+    (tmp_path / "demo" / "awd-ptb-demo" / "generated.txt").write_text(NASTY + "\nthe cat sat")
+    (tmp_path / "demo" / "awd-ptb-demo" / "pointer.attempts").write_text("[]")
+    step = make_step("awd-ptb-demo", artifacts=["generated.txt"], shrunk=f"64 units {NASTY}",
+                     command=["awd_lstm/main.py", NASTY])
+    text, printed = make_page(tmp_path, step)
+    assert not re.search(r"https?:|//\w|\bsrc=|\bhref=|@import|url\(", text)
+    assert "<script" not in text
+    assert text.count("&lt;script&gt;") == 3
+    assert "the cat sat" in text
+    assert "<svg" in text
+    assert 'published 61.2 / 58.8' in text
+    assert "Not finished: awd-ptb-demo pointer" in text
+    assert "not finished: awd-ptb-demo pointer" in printed
+    assert re.search(r"awd_lstm +awd-ptb-demo +main +12 +perplexity +61.00 +58.50 +7300 +61.2 / 58",
+                     printed)
+    assert printed.rstrip().endswith(str(tmp_path / "out" / "demo.html"))
+
+
+def test_page_copes_with_steps_of_every_kind(tmp_path):
+    recite = [{"epoch": e, "train_acc": 10.0 * e} for e in range(1, 4)]
+    text, printed = make_page(
+        tmp_path, make_step(),
+        make_step(step="pointer", curve=[], final={"valid_ppl": 53.0, "test_ppl": 52.0}),
+        make_step("sparse-recite-dense", curve=recite, final={}),
+        make_step("tnn-speed", curve=[], final={}, command=["bash", "tnn/x.sh"]),
+        make_step("one-epoch", curve=[{"epoch": 1, "valid_loss": None, "valid_acc": 50.0}],
+                  final={"valid_acc": 50.0}))
+    assert "train 30.00" in printed
+    assert "NaN" not in text
+    assert text.count("<svg") == 3
+
+
+@pytest.mark.parametrize("words", [
+    ("--html", "x.html"), ("--html", "x.html", "--from", "no/such/folder")])
+def test_bad_input_is_one_line(words, capsys):
+    assert report.main(list(words)) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_broken_files_are_named(results, capsys):
+    write_record(results, "awd-ptb", make_step())
+    broken = results / "records" / "awd-ptb" / "x.json"
+    broken.write_text("{")
+    assert report.main(["--results", str(results)]) == 2
+    assert str(broken) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 1.0001), (58.3, 900), (0.5, 99.5), (1, 750), (3, 4)])
+def test_ticks_are_few_and_inside(low, high):
+    for ticks in (curves.linear_ticks(low, high), curves.log_ticks(low, high)):
+        assert len(ticks) <= 6
+        assert all(low <= tick <= high for tick in ticks)
+    assert len(curves.linear_ticks(low, high)) >= 2
+
+
+def test_a_later_step_continues_the_curve():
+    lines = curves.series([make_step(), make_step(step="finetune")], "valid_ppl")
+    assert lines[1][1][0] == (13, 600.0)
