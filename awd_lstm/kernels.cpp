@@ -9,18 +9,23 @@
 INLINE long min(long a, long b) { return a < b ? a : b; }
 INLINE long ceil_div(long a, long b) { return (a + b - 1) / b; }
 
-// Columns are handled in blocks, and a block runs through all of T: its running state stays in the
-// first-level cache while the arrays stream by in rows long enough for the prefetcher.
-constexpr long BLOCK = 512;
+// Columns are handled in blocks, and a block runs through all of T: its running state stays in
+// cache while the arrays stream by, in rows as long as possible, for the prefetcher. Blocks are
+// shorter for few columns and many threads; that does not change the results.
+constexpr long LONGEST = 4096;
+INLINE long block_size(long columns, long blocks) {
+    return min(LONGEST, ceil_div(ceil_div(columns, blocks), 64) * 64);
+}
 
 // ---- forget-mult: c_t = f_t x_t + (1 - f_t) c_{t-1} ---------------------------------------------
 template <class S>
 void forget_mult_forward(long T, long N, const S* f, const S* x, const S* c0, S* c, int threads) {
     const unsigned flags = flush_flags();
+    const long block = block_size(N, 4 * threads);
     #pragma omp parallel for schedule(static) num_threads(threads)
-    for (long start = 0; start < N; start += BLOCK) {
+    for (long start = 0; start < N; start += block) {
         FlushAs guard(flags);
-        const long stop = min(N, start + BLOCK);
+        const long stop = min(N, start + block);
         for (long t = 0; t < T; ++t) {
             const S* previous = t ? c + (t - 1) * N : c0;
             for (long j = start; j < stop; j += LANES<S>) {
@@ -37,11 +42,12 @@ template <class S>
 void forget_mult_backward(long T, long N, const S* f, const S* x, const S* c0, const S* c,
                           const S* dc, S* df, S* dx, S* dc0, int threads) {
     const unsigned flags = flush_flags();
+    const long block = block_size(N, 4 * threads);
     #pragma omp parallel for schedule(static) num_threads(threads)
-    for (long start = 0; start < N; start += BLOCK) {
+    for (long start = 0; start < N; start += block) {
         FlushAs guard(flags);
-        const long stop = min(N, start + BLOCK);
-        alignas(64) S running[BLOCK] = {};
+        const long stop = min(N, start + block);
+        alignas(64) S running[LONGEST] = {};
         for (long t = T - 1; t >= 0; --t) {
             const S* previous = t ? c + (t - 1) * N : c0;
             for (long j = start; j < stop; j += LANES<S>) {
@@ -69,17 +75,17 @@ template <class S> struct Qrnn {
     S scale;
     const S* c0;
     S* c;
-    long blocks() const { return ceil_div(H, BLOCK); }
 };
 
 template <class S> void qrnn_forward(const Qrnn<S>& q, S* h, int threads) {
     const unsigned flags = flush_flags();
     const long H = q.H, N = q.B * H;
+    if (N == 0) return;
+    const long block = block_size(H, ceil_div(4 * threads, q.B)), blocks = ceil_div(H, block);
     #pragma omp parallel for schedule(static) num_threads(threads)
-    for (long task = 0; task < q.B * q.blocks(); ++task) {
+    for (long task = 0; task < q.B * blocks; ++task) {
         FlushAs guard(flags);
-        const long b = task / q.blocks(), start = task % q.blocks() * BLOCK;
-        const long stop = min(H, start + BLOCK);
+        const long b = task / blocks, start = task % blocks * block, stop = min(H, start + block);
         for (long t = 0; t < q.T; ++t) {
             const S* previous = t ? q.c + (t - 1) * N : q.c0;
             for (long j = start; j < stop; j += LANES<S>) {
@@ -101,12 +107,13 @@ template <class S>
 void qrnn_backward(const Qrnn<S>& q, const S* dh, const S* dc_last, S* dy, S* dc0, int threads) {
     const unsigned flags = flush_flags();
     const long H = q.H, N = q.B * H;
+    if (N == 0) return;
+    const long block = block_size(H, ceil_div(4 * threads, q.B)), blocks = ceil_div(H, block);
     #pragma omp parallel for schedule(static) num_threads(threads)
-    for (long task = 0; task < q.B * q.blocks(); ++task) {
+    for (long task = 0; task < q.B * blocks; ++task) {
         FlushAs guard(flags);
-        const long b = task / q.blocks(), start = task % q.blocks() * BLOCK;
-        const long stop = min(H, start + BLOCK);
-        alignas(64) S running[BLOCK] = {};
+        const long b = task / blocks, start = task % blocks * block, stop = min(H, start + block);
+        alignas(64) S running[LONGEST] = {};
         if (dc_last) std::memcpy(running, dc_last + b * H + start, (stop - start) * sizeof(S));
         for (long t = q.T - 1; t >= 0; --t) {
             const S* previous = t ? q.c + (t - 1) * N : q.c0;

@@ -55,6 +55,11 @@ template <class S> INLINE void store(S* p, Vec<S> v, long n) {
     else for (long i = 0; i < n; ++i) p[i] = v[i];
 }
 
+constexpr double inverse_factorial(int k) {
+    double product = 1;
+    for (; k > 1; --k) product *= k;
+    return 1 / product;
+}
 // x = n ln 2 + r with |r| <= ln 2 / 2. Returns e^r - 1 (Taylor series; the first term left out is
 // below half an ulp) and sets scale = 2^n, so that e^x = scale + scale * p; and
 // e^x - 1 = scale * p + (scale - 1) keeps its relative accuracy near 0. NaN passes through.
@@ -64,8 +69,9 @@ template <class S> INLINE Vec<S> exp_parts(Vec<S> x, Vec<S>& scale) {
     const Vec<S> shifted = x * S(1.4426950408889634) + M::round;
     const Vec<S> n = shifted - M::round;
     const Vec<S> r = (x - n * M::ln2_high) - n * M::ln2_low;
-    Vec<S> p = Vec<S>{} + S(1) / S(M::terms);
-    for (int k = M::terms - 1; k >= 1; --k) p = (p * r + S(1)) * (S(1) / S(k));
+    Vec<S> p = Vec<S>{} + S(inverse_factorial(M::terms));
+    #pragma GCC unroll 16
+    for (int k = M::terms - 1; k >= 1; --k) p = p * r + S(inverse_factorial(k));
     typename M::I bits;
     std::memcpy(&bits, &shifted, sizeof bits);
     bits = (bits << M::mantissa) + M::one;

@@ -1,11 +1,11 @@
-"""One LSTM layer (1708.02182, section 2) with its weights as arguments, so that weight drop can hand
-in a masked W_hh.
+"""One LSTM layer (1708.02182, section 2) with its weights as arguments, so that weight drop can
+hand in a masked W_hh.
 
 Letters: T time, B batch, I input size, H hidden size. Gates in torch's order: input, forget, cell,
 output.
 
-lstm_plain is the equations as a loop; lstm gives the same numbers faster: on a CPU with the compiled
-recurrence of kernels.cpp, elsewhere with torch's own fused LSTM (cuDNN on a GPU).
+lstm_plain is the equations as a loop; lstm gives the same numbers faster: on a CPU with the
+compiled recurrence of kernels.cpp, elsewhere with torch's own fused LSTM (cuDNN on a GPU).
 """
 
 import functools
@@ -67,32 +67,12 @@ def _torch_lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh):
     return output, (h_n, c_n)
 
 
-@functools.cache
-def _onednn_product():
-    """oneDNN's x (M,K), w (N,K) -> x w^T, or None if this torch has it not.
-
-    torch.mm uses MKL, which reaches two thirds to nine tenths of oneDNN's speed on AMD CPUs.
-    """
-    try:
-        multiply = torch.ops.mkldnn._linear_pointwise  # what torch.compile calls for a linear layer
-        multiply(torch.ones(2, 3), torch.ones(4, 3), None, "none", [], "")
-        return multiply
-    except (AttributeError, RuntimeError):
-        return None
-
-
-def _product(a, b):
-    """a (M,K) b (K,N) -> (M,N)"""
-    multiply = _onednn_product() if a.dtype == torch.float32 else None
-    return a @ b if multiply is None else multiply(a, b.t(), None, "none", [], "")
-
-
 def _forward(x, h0, c0, w_ih, w_hh, b_ih, b_hh, keep):
     """-> output (T,B,H), c_n (1,B,H), and for backward, if they are to be kept, the gates (TB,4H)
     and all cell states (T,B,H)."""
     T, B, _ = x.shape
     H = w_hh.shape[1]
-    gates = _product(x.reshape(T * B, -1), w_ih.t()).add_(b_ih + b_hh)  # (TB,4H): all steps at once
+    gates = torch.addmm(b_ih + b_hh, x.reshape(T * B, -1), w_ih.t())  # (TB,4H): all steps at once
     output = gates.new_empty(T, B, H)
     cells = gates.new_empty(T if keep else 1, B, H)
     states = (h0.contiguous(), c0.contiguous(), output, cells)
@@ -129,10 +109,34 @@ class _LSTM(Function):
         matrix = (w_hh.contiguous(), _packing_buffer(w_hh))
         kept = (c0.contiguous(), cells, d_output.contiguous())
         kernels.call("lstm_backward", T, B, H, gates, *matrix, *kept, d_gates, dh, dc)
-        needs = ctx.needs_input_grad
+        need_x, _, _, need_ih, need_hh, *need_b = ctx.needs_input_grad
         previous = torch.cat([h0, output[:-1]]).view(T * B, H)
-        dx = _product(d_gates, w_ih).view_as(x) if needs[0] else None
-        d_ih = _product(d_gates.t(), x.reshape(T * B, -1)) if needs[3] else None
-        d_hh = _product(d_gates.t(), previous) if needs[4] else None
-        db = d_gates.sum(0) if needs[5] or needs[6] else None
+        dx = _times(d_gates, w_ih).view_as(x) if need_x else None
+        d_ih = _transposed_times(d_gates, x.reshape(T * B, -1)) if need_ih else None
+        d_hh = _transposed_times(d_gates, previous) if need_hh else None
+        db = d_gates.sum(0) if any(need_b) else None
         return dx, dh, dc, d_ih, d_hh, db, db
+
+
+# MKL, behind torch.mm, is slow on AMD CPUs for some orders of its operands: at these sizes by a
+# third. So the next two functions choose the order, or go to oneDNN, which does not mind.
+def _times(d_gates, w):
+    """d_gates (TB,4H), w (4H,I) -> d_gates w (TB,I)"""
+    multiply = _onednn_product() if w.dtype == torch.float32 else None
+    return d_gates @ w if multiply is None else multiply(d_gates, w.t(), None, "none", [], "")
+
+
+def _transposed_times(d_gates, x):
+    """d_gates (TB,4H), x (TB,I) -> d_gates^T x (4H,I)"""
+    return (x.t() @ d_gates).t().contiguous()
+
+
+@functools.cache
+def _onednn_product():
+    """x (M,K), w (N,K) -> x w^T by oneDNN, or None where this torch was built without it."""
+    try:
+        multiply = torch.ops.mkldnn._linear_pointwise  # what torch.compile makes of nn.Linear
+        multiply(torch.ones(2, 3), torch.ones(4, 3), None, "none", [], "")
+        return multiply
+    except (AttributeError, RuntimeError):
+        return None

@@ -36,19 +36,20 @@ def _backward_kernel(
 ):
     column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = column < N
+    at = column + tl.full([BLOCK], N, tl.int64) * (T - 1)
     r = tl.zeros([BLOCK], dtype=SUM)
-    for step in range(T):
-        t = T - 1 - step
-        at = column + t.to(tl.int64) * N
+    for _ in range(T):
         r += tl.load(dc + at, mask=inside, other=0.0).to(SUM)
         f_t = tl.load(f + at, mask=inside, other=0.0).to(SUM)
         x_t = tl.load(x + at, mask=inside, other=0.0).to(SUM)
-        previous = tl.load(c + at - N, mask=inside & (t > 0), other=0.0).to(SUM)
+        # c_{t-1}; the first row has offsets below N
+        previous = tl.load(c + at - N, mask=inside & (at >= N), other=0.0).to(SUM)
         if HAS_C0:
-            previous += tl.load(c0 + column, mask=inside & (t == 0), other=0.0).to(SUM)
+            previous += tl.load(c0 + column, mask=inside & (at < N), other=0.0).to(SUM)
         tl.store(dx + at, f_t * r, mask=inside)
         tl.store(df + at, (x_t - previous) * r, mask=inside)
         r -= f_t * r
+        at -= N
     if HAS_C0:
         tl.store(dc0 + column, r, mask=inside)
 

@@ -10,12 +10,14 @@ softmax over its own part:
 Letters: N rows (tokens), H hidden size, V vocabulary, K parts.
 """
 
+import functools
 from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import Function, once_differentiable
 
 
 def linear_cross_entropy(hiddens: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
@@ -23,7 +25,68 @@ def linear_cross_entropy(hiddens: Tensor, weight: Tensor, bias: Tensor, targets:
 
     hiddens (N, H), weight (V, H), bias (V), targets (N) int64 -> scalar.
     """
+    if hiddens.device.type == "cpu" and hiddens.dtype == torch.float32 \
+            and not torch.is_autocast_enabled("cpu"):
+        return _LinearCrossEntropy.apply(hiddens, weight, bias, targets)
+    return linear_cross_entropy_plain(hiddens, weight, bias, targets)
+
+
+def linear_cross_entropy_plain(hiddens: Tensor, weight: Tensor, bias: Tensor,
+                               targets: Tensor) -> Tensor:
+    """The same by definition: the reference, and the form for devices other than the CPU."""
     return F.cross_entropy(F.linear(hiddens, weight, bias), targets, reduction="sum")
+
+
+class _LinearCrossEntropy(Function):
+    """The (N, V) logits are turned in place into their own gradient, some rows at a time so that
+    they stay in the cache; the plain form writes three arrays of that size. The gradients are
+    computed at once, because the loss is never differentiated with another factor than a number."""
+
+    @staticmethod
+    def forward(ctx, hiddens, weight, bias, targets):
+        needs_grad = any(ctx.needs_input_grad[:3])
+        scores = cpu_product(hiddens, weight.t())                              # (N, V)
+        loss = scores.new_zeros(())
+        rows = max(1, CACHED // max(len(weight), 1))
+        for part, target in zip(scores.split(rows), targets.split(rows), strict=True):
+            part += bias
+            part -= part.amax(1, keepdim=True)
+            correct = part.gather(1, target[:, None])
+            norm = part.exp_().sum(1, keepdim=True)
+            loss += (norm.log() - correct).sum()
+            if needs_grad:  # softmax, minus one at the target
+                part /= norm
+                part.scatter_add_(1, target[:, None], torch.full_like(correct, -1))
+        if needs_grad:
+            ctx.save_for_backward(cpu_product(scores, weight), cpu_product(scores.t(), hiddens),
+                                  scores.sum(0))
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        return *(grad * g for g in ctx.saved_tensors), None
+
+
+CACHED = 1 << 18  # numbers that fit the second-level cache of a core
+
+
+def cpu_product(a: Tensor, b: Tensor) -> Tensor:
+    """a (M, K) times b (K, N) in float32 on the CPU."""
+    multiply = _onednn_linear()
+    return a @ b if multiply is None else multiply(a, b.t(), None, "none", [], "")
+
+
+@functools.cache
+def _onednn_linear():
+    """oneDNN's x (M, K), w (N, K) -> x w^T, which on AMD processors is up to half as fast again as
+    the MKL behind torch.mm; None where this PyTorch does not have it."""
+    try:
+        multiply = torch.ops.mkldnn._linear_pointwise  # what torch.compile calls for a linear layer
+        multiply(torch.ones(2, 3), torch.ones(4, 3), None, "none", [], "")
+        return multiply
+    except (AttributeError, RuntimeError):
+        return None
 
 
 class SplitCrossEntropyLoss(nn.Module):

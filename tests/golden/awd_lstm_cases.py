@@ -3,6 +3,8 @@
 An adapter takes (path, a temporary folder, monkeypatch). Tolerances are the golden README's.
 """
 
+import re
+
 import numpy as np
 import torch
 
@@ -424,9 +426,7 @@ def generate_pointer_e2e(path, folder, monkeypatch):
 
 def _generated_texts(case, name, folder):
     for text in (n for n in case.names if n.startswith(f"{name}.generate.seed")):
-        seed, temperature, words = (part.lstrip("seedtmpwor") for part in
-                                    text.removeprefix(f"{name}.generate.").rsplit(".", 1)[0]
-                                    .replace(".temp", "|").split("|", 1) + [text.rsplit("words")[1]])
+        seed, temperature, words = re.search(r"seed(\d+)\.temp([\d.]+)\.words(\d+)", text).groups()
         generate.main(["--no-cuda", "--data", str(folder), "--checkpoint", f"{name}.pt", "--outf",
                        "out.txt", "--seed", seed, "--temperature", temperature, "--words", words])
         assert (folder / "out.txt").read_text() == case.text(text), text

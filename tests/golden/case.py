@@ -22,7 +22,7 @@ class Case:
         return name in self.names
 
     def get(self, name: str):
-        return self[name] if name in self else None
+        return self._file.get_tensor(name) if name in self.names else None
 
     def below(self, prefix: str) -> dict[str, torch.Tensor]:
         """All tensors whose name starts with prefix, by the rest of the name."""
