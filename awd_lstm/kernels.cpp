@@ -4,6 +4,7 @@
 //
 // Letters: T time, B batch, H hidden, N = B * H columns. Every array is contiguous, time first.
 // A null pointer means "absent" (a zero state, no mask).
+#include "kernels_random.h"
 #include "kernels_simd.h"
 
 INLINE long min(long a, long b) { return a < b ? a : b; }
@@ -341,3 +342,6 @@ template <class S> void lstm_backward(const Lstm<S>& q, const LstmGrad<S>& d, in
     }
 EXPORT(float, f32)
 EXPORT(double, f64)
+extern "C" void draw_mask_f32(long n, double keep, double value, uint8_t* state, float* mask) {
+    draw_mask(state, n, keep, float(value), mask);
+}

@@ -24,7 +24,8 @@ from pathlib import Path
 
 import torch
 
-SOURCES = [Path(__file__).with_name(name) for name in ("kernels.cpp", "kernels_simd.h")]
+SOURCES = [Path(__file__).with_name(name) for name in ("kernels.cpp", "kernels_simd.h",
+                                                     "kernels_random.h")]
 # Of -ffast-math only what leaves results alone (no errno, no floating-point traps): NaN must pass
 # through, and sums must keep their order.
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math"]
@@ -88,6 +89,8 @@ def library():
             function = getattr(loaded, f"{operation}_{suffix}")
             function.restype = None
             function.argtypes = [_TYPES[c] for c in letters.replace(" ", "") + "n"]
+    loaded.draw_mask_f32.restype = None
+    loaded.draw_mask_f32.argtypes = [_TYPES[c] for c in "nddpp"]
     return loaded
 
 

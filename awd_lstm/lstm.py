@@ -8,12 +8,11 @@ lstm_plain is the equations as a loop; lstm gives the same numbers faster: on a 
 compiled recurrence of kernels.cpp, elsewhere with torch's own fused LSTM (cuDNN on a GPU).
 """
 
-import functools
-
 import torch
 from torch.autograd.function import Function, once_differentiable
 
 from awd_lstm import kernels
+from common.splitcross import cpu_product
 
 # Below this many steps repacking W_hh costs more than it gains (measured: H = 1150, B = 1 and 20).
 SHORT = 4
@@ -72,7 +71,7 @@ def _forward(x, h0, c0, w_ih, w_hh, b_ih, b_hh, keep):
     and all cell states (T,B,H)."""
     T, B, _ = x.shape
     H = w_hh.shape[1]
-    gates = torch.addmm(b_ih + b_hh, x.reshape(T * B, -1), w_ih.t())  # (TB,4H): all steps at once
+    gates = cpu_product(x.reshape(T * B, -1), w_ih.t()).add_(b_ih + b_hh)  # (TB,4H): all steps
     output = gates.new_empty(T, B, H)
     cells = gates.new_empty(T if keep else 1, B, H)
     states = (h0.contiguous(), c0.contiguous(), output, cells)
@@ -111,32 +110,9 @@ class _LSTM(Function):
         kernels.call("lstm_backward", T, B, H, gates, *matrix, *kept, d_gates, dh, dc)
         need_x, _, _, need_ih, need_hh, *need_b = ctx.needs_input_grad
         previous = torch.cat([h0, output[:-1]]).view(T * B, H)
-        dx = _times(d_gates, w_ih).view_as(x) if need_x else None
-        d_ih = _transposed_times(d_gates, x.reshape(T * B, -1)) if need_ih else None
-        d_hh = _transposed_times(d_gates, previous) if need_hh else None
+        dx = cpu_product(d_gates, w_ih).view_as(x) if need_x else None
+        across = d_gates.t().contiguous()  # (4H,TB), laid out anew once for both products
+        d_ih = cpu_product(across, x.reshape(T * B, -1)) if need_ih else None
+        d_hh = cpu_product(across, previous) if need_hh else None
         db = d_gates.sum(0) if any(need_b) else None
         return dx, dh, dc, d_ih, d_hh, db, db
-
-
-# MKL, behind torch.mm, is slow on AMD CPUs for some orders of its operands: at these sizes by a
-# third. So the next two functions choose the order, or go to oneDNN, which does not mind.
-def _times(d_gates, w):
-    """d_gates (TB,4H), w (4H,I) -> d_gates w (TB,I)"""
-    multiply = _onednn_product() if w.dtype == torch.float32 else None
-    return d_gates @ w if multiply is None else multiply(d_gates, w.t(), None, "none", [], "")
-
-
-def _transposed_times(d_gates, x):
-    """d_gates (TB,4H), x (TB,I) -> d_gates^T x (4H,I)"""
-    return (x.t() @ d_gates).t().contiguous()
-
-
-@functools.cache
-def _onednn_product():
-    """x (M,K), w (N,K) -> x w^T by oneDNN, or None where this torch was built without it."""
-    try:
-        multiply = torch.ops.mkldnn._linear_pointwise  # what torch.compile makes of nn.Linear
-        multiply(torch.ones(2, 3), torch.ones(4, 3), None, "none", [], "")
-        return multiply
-    except (AttributeError, RuntimeError):
-        return None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from awd_lstm.lstm import lstm
+from awd_lstm.masks import FastWeightDrop
 from awd_lstm.qrnn import QRNNLayer
 from common.dropout import WeightDrop, check_rate, embedding_dropout, locked_dropout
 
@@ -73,10 +74,10 @@ class RNNModel(nn.Module):
     def _layer(self, index: int, size_in: int, size: int) -> nn.Module:
         if self.rnn_type == "QRNN":
             layer = QRNNLayer(size_in, size, save_prev_x=True, window=2 if index == 0 else 1)
-            layer.linear = WeightDrop(layer.linear, ["weight"], dropout=self.wdrop)
+            layer.linear = FastWeightDrop(layer.linear, ["weight"], dropout=self.wdrop)
             return layer
         layer = (LSTM if self.rnn_type == "LSTM" else nn.GRU)(size_in, size)
-        return WeightDrop(layer, ["weight_hh_l0"], dropout=self.wdrop) if self.wdrop else layer
+        return FastWeightDrop(layer, ["weight_hh_l0"], self.wdrop) if self.wdrop else layer
 
     def init_weights(self) -> None:
         """Uniform(-0.1, 0.1) for both matrices (the tied one is drawn twice), zero decoder bias."""

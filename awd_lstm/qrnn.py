@@ -17,6 +17,7 @@ from torch import nn
 from torch.autograd.function import Function, once_differentiable
 
 from awd_lstm import kernels
+from common.splitcross import cpu_product
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -164,6 +165,32 @@ def _gates_plain(y, c0, keep, scale, gates):
     return (o[0].sigmoid() * c if o else c), c[-1:]
 
 
+class _Linear(Function):
+    """x (N,I) w^T + b with the three products of forward and backward in cpu_product."""
+
+    @staticmethod
+    def forward(ctx, x, w, b):
+        ctx.save_for_backward(x, w)
+        return cpu_product(x, w.t()).add_(b)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        x, w = ctx.saved_tensors
+        dx = cpu_product(dy, w) if ctx.needs_input_grad[0] else None
+        return dx, cpu_product(dy.t(), x), dy.sum(0)
+
+
+class Linear(nn.Linear):
+    """torch.nn.Linear, on the CPU with the faster matrix product: (...,I) -> (...,O)."""
+
+    def forward(self, x):
+        if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or x.numel() == 0:
+            return super().forward(x)
+        y = _Linear.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias)
+        return y.view(*x.shape[:-1], -1)
+
+
 class ForgetMult(nn.Module):
     """forget_mult as a module; use_cuda is accepted and ignored: the tensors' device decides."""
 
@@ -201,7 +228,7 @@ class QRNNLayer(nn.Module):
         self.use_cuda = use_cuda
         self.prevX = None
         gates = 3 if output_gate else 2
-        self.linear = nn.Linear(window * input_size, gates * self.hidden_size)
+        self.linear = Linear(window * input_size, gates * self.hidden_size)
 
     def reset(self):
         """Forget the input frame carried over from the last call."""

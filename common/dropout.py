@@ -91,7 +91,11 @@ class WeightDrop(nn.Module):
             # A view: assigning the Parameter itself would register it a second time.
             return raw.view_as(raw)
         shape = (raw.shape[0], 1) if self.variational else tuple(raw.shape)
-        return raw * dropout_mask(raw, shape, self.dropout)
+        return raw * self.draw_mask(raw, shape)
+
+    def draw_mask(self, raw: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The mask of one forward pass; for subclasses that draw it in another way."""
+        return dropout_mask(raw, shape, self.dropout)
 
     def forward(self, *args, **kwargs):
         """As `module`'s own forward."""

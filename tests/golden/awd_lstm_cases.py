@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 import common.dropout
-from awd_lstm import checkpoint, generate, pointer
+from awd_lstm import checkpoint, generate, masks, pointer
 from awd_lstm.data import SPLITS, Corpus
 from awd_lstm.model import RNNModel, load_original_state
 from awd_lstm.qrnn import QRNN, QRNNLayer, forget_mult, forget_mult_plain
@@ -147,32 +147,35 @@ def padding(path, folder, monkeypatch):
 def dropout(path, folder, monkeypatch):
     """With the recorded masks in place of drawn ones."""
     case = Case(path)
-    masks = [case[f"batch.{b}.mask.{name}"] for b in (0, 1) for name in case.meta("mask_order")]
+    expected = [case[f"batch.{b}.mask.{name}"] for b in (0, 1) for name in case.meta("mask_order")]
 
     def recorded(like, shape, p):
-        mask = masks.pop(0)
+        mask = expected.pop(0)
         assert tuple(mask.shape) == tuple(shape)
         return mask
 
-    monkeypatch.setattr(common.dropout, "dropout_mask", recorded)
+    for module in (common.dropout, masks):
+        monkeypatch.setattr(module, "dropout_mask", recorded)
     _dropout_batches(case)
-    assert not masks
+    assert not expected
 
 
 def dropout_seeded(path, folder, monkeypatch):
     """With masks drawn from the recorded seed: the same random stream as the original's."""
     case = Case(path)
-    masks = [case[f"batch.{b}.mask.{name}"] for b in (0, 1) for name in case.meta("mask_order")]
-    draw = common.dropout.dropout_mask
+    expected = [case[f"batch.{b}.mask.{name}"] for b in (0, 1) for name in case.meta("mask_order")]
 
-    def checked(like, shape, p):
-        mask = draw(like, shape, p)
-        close(mask, masks.pop(0), 1e-6, what="drawn mask")
-        return mask
+    def checked(draw):
+        def draw_and_compare(like, shape, p):
+            mask = draw(like, shape, p)
+            close(mask, expected.pop(0), 1e-6, what="drawn mask")
+            return mask
+        return draw_and_compare
 
-    monkeypatch.setattr(common.dropout, "dropout_mask", checked)
+    for module in (common.dropout, masks):
+        monkeypatch.setattr(module, "dropout_mask", checked(module.dropout_mask))
     _dropout_batches(case, seed=case.meta("seed_before_batch_0"))
-    assert not masks
+    assert not expected
 
 
 def _dropout_batches(case, seed=None):
