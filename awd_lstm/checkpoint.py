@@ -1,16 +1,20 @@
 """Files of a run: the best model and, beside it, the state from which training continues.
 
 Both hold tensors and plain values only, are written to a temporary file that is flushed and renamed
-into place, and are read with weights_only=True, so that no file can run code.
+into place, and are read with weights_only=True, so that no file can run code. Each carries the
+SHA-256 of its bytes as the comment that a zip file may end with: torch.load does not mind it, and a
+damaged file is noticed.
 
     PTB.pt        {"format", "config", "model", "criterion", "splits", "args", "vocabulary", ...}
     PTB.state.pt  the same names plus optimizer, progress and random states, see training.py
 """
 
+import hashlib
 import os
 import pickle
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -19,6 +23,11 @@ from common.splitcross import SplitCrossEntropyLoss
 
 MODEL_FORMAT = "awd_lstm model 1"
 STATE_FORMAT = "awd_lstm training state 1"
+
+SEAL = b"sha256 "                  # and 64 hex digits, at the end of the file
+SEAL_SIZE = len(SEAL) + 64
+ZIP_START = b"PK\x03\x04"
+ZIP_END, ZIP_END_SIZE = b"PK\x05\x06", 22  # its last two bytes are the length of the comment
 
 HOW_TO_CONVERT = (
     "it needs code to be run to be read (a whole pickled model, as the original toolkit saved it). "
@@ -48,17 +57,51 @@ def set_aside(path: str | Path, label: str, keep: bool = False) -> Path | None:
 
 
 def write(path: str | Path, content: dict) -> None:
-    """Writes atomically: whoever looks sees the old file or the new one, whole."""
+    """Writes atomically: whoever looks sees the old file or the new one, whole. What a killed
+    process left half-written is overwritten by the next."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.part")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("w+b") as file:
             torch.save(content, file)
+            _seal(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:  # a full disk: torch does not say which file
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _seal(file: BinaryIO) -> None:
+    """Appends the checksum to a zip file without comment."""
+    file.seek(-2, os.SEEK_END)
+    file.write(SEAL_SIZE.to_bytes(2, "little"))
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256")
+    file.write(SEAL + digest.hexdigest().encode())
+
+
+def _check_seal(file: BinaryIO) -> None:
+    """Raises ValueError if the file is not as it was written. Files of others (a plain torch.save,
+    zip or older) have no seal and pass; a file of ours that lost its seal does not."""
+    start = file.read(len(ZIP_START))
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - SEAL_SIZE))
+    end = file.read()
+    if end.startswith(SEAL):
+        file.seek(0)
+        digest = hashlib.sha256()
+        left = size - SEAL_SIZE
+        while left and (piece := file.read(min(left, 1 << 20))):
+            digest.update(piece)
+            left -= len(piece)
+        if end[len(SEAL):] != digest.hexdigest().encode():
+            raise ValueError("its checksum does not match")
+    elif start == ZIP_START and (end[-ZIP_END_SIZE:][:4] != ZIP_END or end[-2:] != b"\0\0"):
+        raise ValueError("its end is missing or changed")
+    file.seek(0)
 
 
 def read(path: str | Path) -> dict:
@@ -70,7 +113,9 @@ def read(path: str | Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            _check_seal(file)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(f"{path} is refused: {HOW_TO_CONVERT}") from None
     except Exception as error:  # whatever a damaged zip or tensor makes torch raise

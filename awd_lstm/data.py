@@ -6,6 +6,8 @@ The ids are cached beside the data as arrays of the smallest integer type that h
 cache is keyed by the SHA-256 of the three texts and carries its own checksums.
 """
 
+import atexit
+import contextlib
 import hashlib
 import json
 import os
@@ -20,6 +22,7 @@ import numpy as np
 
 SPLITS = ("train", "valid", "test")
 CACHE = ".corpus-cache"
+CACHED = ("counts.npy", "words.txt", *(f"{split}.npy" for split in SPLITS))
 EOS = "<eos>"
 CHUNK = 1 << 24  # bytes of text tokenised at a time: bounds the memory, not the result
 
@@ -83,8 +86,19 @@ class Corpus:
 
     def _tokenise(self, texts: dict[str, Path], folder: Path) -> Path:
         """Writes the arrays to a temporary folder, renames it to `folder`; returns their place."""
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged cache
         parent = _writable(folder.parent)
         work = Path(tempfile.mkdtemp(prefix="part-", dir=parent))
+        target = parent / folder.name
+        try:
+            self._write(texts, work)
+            with contextlib.suppress(OSError):  # another process was faster with the same texts
+                work.rename(target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return target
+
+    def _write(self, texts: dict[str, Path], work: Path) -> None:
         dictionary = Dictionary()
         raw = {split: _write_ids(text, dictionary, work) for split, text in texts.items()}
         dtype = np.min_scalar_type(max(len(dictionary) - 1, 0))
@@ -92,16 +106,8 @@ class Corpus:
             _narrow(part, work / f"{split}.npy", dtype)
         np.save(work / "counts.npy", np.asarray(dictionary.counter, np.int64))
         (work / "words.txt").write_text("\n".join(dictionary.idx2word), encoding="utf-8")
-        files = {p.name: _sha256(p) for p in sorted(work.iterdir())}
+        files = {name: _sha256(work / name) for name in CACHED}
         (work / "meta.json").write_text(json.dumps({"sha256": files}))
-        target = parent / folder.name
-        if target.exists():  # a damaged cache
-            shutil.rmtree(target)
-        try:
-            work.rename(target)
-        except OSError:  # another process was faster with the same texts
-            shutil.rmtree(work)
-        return target
 
 
 def _writable(parent: Path) -> Path:
@@ -113,6 +119,7 @@ def _writable(parent: Path) -> Path:
     except OSError:
         pass
     temporary = Path(tempfile.mkdtemp(prefix="corpus-"))
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     print(f"{parent.parent} is read-only: tokenised copy in {temporary}", file=sys.stderr)
     return temporary
 
@@ -160,7 +167,7 @@ def _intact(folder: Path) -> bool:
     """Is there a cache in `folder`, with every file as it was written?"""
     try:
         files = json.loads((folder / "meta.json").read_text())["sha256"]
-        if all(_sha256(folder / name) == digest for name, digest in files.items()):
+        if files == {name: _sha256(folder / name) for name in CACHED}:
             return True
         print(f"damaged cache {folder}: tokenising again", file=sys.stderr)
     except FileNotFoundError:

@@ -1,5 +1,7 @@
 """Before the first update: device and processes, seeds, texts, and the end in good order."""
 
+import contextlib
+import ctypes
 import os
 import random
 import signal
@@ -20,6 +22,9 @@ from common.splitcross import SplitCrossEntropyLoss
 # Folder -> the name that getdata.sh knows it by.
 GETDATA = {"penn": "ptb", "pennchar": "ptbc", "wikitext-2": "wt2", "wikitext-103": "wt103",
            "enwik8": "enwik8", "pydoc": "pydoc", "pydoc-char": "pydoc-char"}
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 class BadInput(Exception):
@@ -47,6 +52,8 @@ def orderly_exit(script: str) -> Iterator[None]:
         sys.exit(_complain(script, error, 1))
     except Interrupted as error:
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:  # before or after training, where there is nothing to save
+        sys.exit(128 + signal.SIGINT)
 
 
 def _complain(script: str, error: Exception, code: int) -> int:
@@ -61,6 +68,15 @@ def bad_input(what: str = "") -> Iterator[None]:
         yield
     except (FileNotFoundError, ValueError) as error:
         raise BadInput(f"{what}{error}") from None
+
+
+def check_writable(save: str) -> None:
+    """Raises BadInput if nothing can be saved there: better now than after the first epoch."""
+    folder = Path(save).parent
+    if not folder.is_dir():
+        raise BadInput(f"--save {save}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise BadInput(f"--save {save}: the folder {folder} is read-only")
 
 
 def load_corpus(path: str, fabric: Fabric | None = None) -> Corpus:
@@ -112,12 +128,25 @@ def make_fabric(args) -> Fabric:
                     precision=args.precision)
     fabric.launch()
     if fabric.device.type == "cpu":
+        keep_freed_memory()
         # Products of gates underflow; a denormal costs the CPU some hundred cycles.
         torch.set_flush_denormal(True)
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     return fabric
+
+
+def keep_freed_memory() -> None:
+    """Lets glibc keep the memory of freed arrays for the next ones.
+
+    By default it returns every array of some size to the system and asks for it again at the next
+    step: 75,000 to 120,000 page faults and about 5 % of a full-size training step.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def seed_everything(args, numpy_seed: int | None = None) -> np.random.RandomState:

@@ -21,6 +21,7 @@ from awd_lstm import checkpoint
 from awd_lstm.environment import (
     BadInput,
     Interrupted,
+    check_writable,
     load_corpus,
     load_trained,
     make_fabric,
@@ -28,7 +29,7 @@ from awd_lstm.environment import (
     seed_everything,
 )
 from awd_lstm.metrics import Metrics, run_folder
-from awd_lstm.state import make_optimizer, read_for_resume, restore, save_state
+from awd_lstm.state import make_optimizer, read_for_resume, restore, save_state, state_file
 from awd_lstm.training import (
     Run,
     leave_early,
@@ -67,6 +68,7 @@ def build(args: argparse.Namespace) -> Run:
         raise BadInput("--resume takes a fine-tuning state here; the model to start from is --save")
     if not args.save:
         raise BadInput("--save FILE names the model to fine-tune (main.py wrote it)")
+    check_writable(args.save)
     fabric = make_fabric(args)
     seq_len_rng = seed_everything(args, NUMPY_SEED)
     corpus = load_corpus(args.data, fabric)
@@ -84,14 +86,24 @@ def build(args: argparse.Namespace) -> Run:
         run.progress.lr = args.lr
         run.progress.stored_loss = run.evaluate(run.val_data)
     if fabric.is_global_zero:
-        folder = (Path(resume["metrics"]) if resume else
-                  run_folder(Path(args.log_dir), f"{Path(args.save).stem}.finetune"))
-        run.metrics = Metrics(folder, run.progress.step)
-        if resume is None:
-            aside = checkpoint.set_aside(args.save, "main", keep=True)
-            run.say(f"{args.save} will be updated in place; as it was it is kept as {aside}")
+        prepare_files(run, resume)
     run.say(f"Args: {args}\nModel total parameters: {sum(p.numel() for p in run.params)}")
     return run
+
+
+def prepare_files(run: Run, resumed: dict | None) -> None:
+    """Keeps the input and an earlier run's state under other names, opens the log."""
+    args = run.args
+    if resumed:
+        folder = Path(resumed["metrics"])
+    else:
+        old = state_file(args.save, run.script)
+        if (aside := checkpoint.set_aside(old, "old")) is not None:
+            run.say(f"{old} is of an earlier run: kept as {aside}")
+        aside = checkpoint.set_aside(args.save, "main", keep=True)
+        run.say(f"{args.save} will be updated in place; as it was it is kept as {aside}")
+        folder = run_folder(Path(args.log_dir), f"{Path(args.save).stem}.finetune")
+    run.metrics = Metrics(folder, run.progress.step, resumed["metrics_size"] if resumed else 0)
 
 
 def warn_of_inert_flags(run: Run) -> None:
@@ -107,8 +119,8 @@ def warn_of_inert_flags(run: Run) -> None:
 
 
 # -------------------------------------------------------------------------------------- training
-def end_of_epoch(run: Run) -> bool:
-    """Validation with the averages, the best model; True when it is time to stop."""
+def end_of_epoch(run: Run) -> None:
+    """Validation with the averages, the best model, and the stopping rule."""
     p = run.progress
     with averaged(run.optimizer):
         loss = validate(run)
@@ -117,24 +129,23 @@ def end_of_epoch(run: Run) -> bool:
             p.stored_loss = loss
     if non_monotone(p.best_val_loss, run.args.nonmono, loss):
         run.say("Done!")
-        return True
+        p.done = True
     p.best_val_loss.append(loss)
     p.epoch, p.i = p.epoch + 1, 0
     save_state(run)
-    return False
 
 
 def train(run: Run) -> None:
     """Epochs until the stopping rule, --epochs, --max-steps or a signal; then the test."""
-    done = False
+    p = run.progress
     try:
-        while not done and run.progress.epoch <= run.args.epochs and not out_of_steps(run):
+        while not p.done and p.epoch <= run.args.epochs and not out_of_steps(run):
             train_epoch(run)
-            if run.progress.i < len(run.train_data) - 2:
+            if p.i < len(run.train_data) - 2:
                 with averaged(run.optimizer):
                     validate(run)
             else:
-                done = end_of_epoch(run)
+                end_of_epoch(run)
     except Interrupted as stop:
         leave_early(run, stop)
         raise

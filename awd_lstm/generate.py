@@ -50,7 +50,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                    help="report every N words")
     flags.device(p)
     args = p.parse_args(argv)
-    if args.temperature < 1e-3:
+    if not args.temperature >= 1e-3:
         p.error("--temperature has to be greater or equal 1e-3")
     if args.words < 0 or args.top_k < 0 or args.log_interval < 1:
         p.error("--words and --top-k must not be negative, --log-interval must be at least 1")

@@ -25,6 +25,7 @@ from awd_lstm.environment import (
     BadInput,
     Interrupted,
     bad_input,
+    check_writable,
     load_corpus,
     make_fabric,
     orderly_exit,
@@ -72,8 +73,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def build(args: argparse.Namespace) -> Run:
     """Texts, model, loss and optimiser, at the start or where --resume says."""
     resume = read_for_resume(args, "main")
-    args.save = args.save or f"{time.time()}".replace(".", "") + ".pt"
     fabric = make_fabric(args)
+    args.save = fabric.broadcast(args.save or f"{time.time()}".replace(".", "") + ".pt")
+    check_writable(args.save)
     seq_len_rng = seed_everything(args)
     corpus = load_corpus(args.data, fabric)
     model = RNNModel(args.model, len(corpus.dictionary), args.emsize, args.nhid, args.nlayers,
@@ -87,6 +89,8 @@ def build(args: argparse.Namespace) -> Run:
     continued = resume is not None and resume.get("format") == checkpoint.STATE_FORMAT
     if continued:
         restore(run, resume)
+        if run.progress.stored_loss < NOTHING_STORED and not Path(args.save).is_file():
+            raise BadInput(f"--resume: the best model so far, {args.save}, is not there")
         run.say(f"Resuming at epoch {run.progress.epoch}, update {run.progress.step}")
     else:
         if resume is not None:
@@ -121,7 +125,7 @@ def prepare_files(run: Run, resumed: dict | None) -> None:
             if (aside := checkpoint.set_aside(old, "old")) is not None:
                 run.say(f"{old} is of an earlier run: kept as {aside}")
         folder = run_folder(Path(args.log_dir), Path(args.save).stem)
-    run.metrics = Metrics(folder, run.progress.step if resumed else 0)
+    run.metrics = Metrics(folder, run.progress.step, resumed["metrics_size"] if resumed else 0)
 
 
 # -------------------------------------------------------------------------------------- training

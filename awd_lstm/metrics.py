@@ -14,21 +14,23 @@ def run_folder(log_dir: Path, name: str) -> Path:
 
 
 class Metrics:
-    """Appends to `folder`. On resuming, what was written after update `step` is dropped first, so
-    that the file ends up as if the run had never stopped."""
+    """Appends to `folder`. On resuming, `size` is how long the file was when the state was written:
+    what came after it is dropped, so that the file ends up as if the run had never stopped."""
 
-    def __init__(self, folder: Path, step: int = 0):
+    def __init__(self, folder: Path, step: int = 0, size: int = 0):
         from torch.utils.tensorboard import SummaryWriter  # slow to import: not for -h
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "metrics.csv"
-        kept = [["step", "epoch", "name", "value"]]
-        if step and self.path.exists():
-            with self.path.open(newline="") as file:
-                rows = list(csv.reader(file))[1:]
-            kept += [row for row in rows if len(row) == 4 and int(row[0]) <= step]
-        with self.path.open("w", newline="") as file:
-            csv.writer(file).writerows(kept)
+        with self.path.open("a", newline="") as file:
+            file.truncate(min(size, self.size))  # a file that is gone starts anew
+            if not self.size:
+                csv.writer(file).writerow(["step", "epoch", "name", "value"])
         self.board = SummaryWriter(str(folder), purge_step=step + 1)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return self.path.stat().st_size
 
     def log(self, step: int, epoch: int, **values: float) -> None:
         """One row per value; `train_loss` becomes train/loss on the board."""

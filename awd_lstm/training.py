@@ -23,7 +23,7 @@ from awd_lstm import checkpoint
 from awd_lstm.data import Corpus
 from awd_lstm.environment import Interrupted, bad_input, my_columns
 from awd_lstm.metrics import Metrics
-from awd_lstm.model import Hidden, RNNModel
+from awd_lstm.model import Hidden, RNNModel, load_original_state
 from awd_lstm.state import plain, save_state, state_file
 from awd_lstm.utils import (
     batchify,
@@ -53,6 +53,7 @@ class Progress:
     lr: float = 0.0
     stored_loss: float = NOTHING_STORED  # best validation loss so far
     best_val_loss: list = field(default_factory=list)
+    done: bool = False            # finetune.py's stopping rule has spoken
 
 
 @dataclass
@@ -82,6 +83,8 @@ class Run:
         self.train_data = train_data[:, my_columns(fabric, args.batch_size)]
         # The share of this process in the batch, relative to the mean share.
         self.weight = self.train_data.shape[1] * fabric.world_size / args.batch_size
+        if args.precision == "64":  # else Fabric rounds what a module returns to single precision
+            torch.set_default_dtype(torch.float64)
         self.loss = TrainingLoss(self.model, self.criterion, args.alpha, args.beta)
         compiled = torch.compile(self.loss, dynamic=True) if args.compile else self.loss
         self.step_loss = fabric.setup_module(compiled)
@@ -146,16 +149,17 @@ def train_epoch(run: Run) -> None:
         seq_len, loss = one_update(run)
         progress.total += loss
         progress.counted += 1
+        done = progress.batch + 1
         if progress.batch % args.log_interval == 0 and progress.batch > 0:
-            report(run, 1000 * (time.time() - report_start) / (progress.batch - reported))
-            report_start, reported = time.time(), progress.batch
-        progress.batch += 1
+            report(run, 1000 * (time.time() - report_start) / (done - reported))
+            report_start, reported = time.time(), done
+        progress.batch = done
         progress.step += 1
         progress.i += seq_len
         progress.seconds = time.time() - epoch_start
-        stop_if_asked(run)
         if progress.step % args.save_interval == 0 or out_of_steps(run):
             save_state(run)
+        stop_if_asked(run)
 
 
 def out_of_steps(run: Run) -> bool:
@@ -263,22 +267,24 @@ def save_best(run: Run, valid_loss: float, message: str, path: str | None = None
 def test(run: Run) -> None:
     """Loads the best model, evaluates it on the test text, prints the closing lines."""
     run.fabric.barrier()
-    best, criterion, facts = checkpoint.load_model(run.args.save)
-    run.model.load_state_dict(best.state_dict())
-    run.criterion.load_state_dict(criterion.state_dict())
+    best = checkpoint.read(run.args.save)
+    load_original_state(run.model, best.get("model", best))  # finetune.py may have kept a bare one
+    if "criterion" in best:
+        run.criterion.load_state_dict(best["criterion"])
     loss = run.evaluate(run.test_data)
     line = f"| End of training | test loss {loss:5.2f} | test ppl {perplexity(loss):8.2f}"
     bpc = f" | test bpc {loss / np.log(2):8.3f}" if run.script == "main" else ""
     run.say(f"{'=' * 89}\n{line}{bpc}\n{'=' * 89}")
     if run.metrics:
-        run.metrics.log(run.progress.step, facts.get("epoch", 0), test_loss=loss,
+        run.metrics.log(run.progress.step, best.get("epoch", 0), test_loss=loss,
                         test_ppl=perplexity(loss))
         run.metrics.close()
 
 
 def leave_early(run: Run, stop: Interrupted) -> None:
     """Saves where the run stands. After Ctrl-C tests what there is, as the original did."""
-    save_state(run)
+    if not out_of_steps(run):  # else train_epoch has, and evaluation since reset the QRNN's frames
+        save_state(run)
     run.say(f"{'-' * 89}\nExiting from training early\n"
             f"To go on: the same command with --resume ({state_file(run.args.save, run.script)})")
     if stop.signum == signal.SIGINT and run.progress.stored_loss < NOTHING_STORED:

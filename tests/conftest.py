@@ -1,0 +1,27 @@
+"""Every test leaves the process as it found it."""
+
+import signal
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """For the tests' tiny tensors a second thread costs more than it gains: a hundred times more
+    where another program wants the cores too. It also makes sums come out in one order."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_trace():
+    """A run in this process takes over Ctrl-C and may change torch's settings: put them back."""
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    yield
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+    torch.set_flush_denormal(False)
