@@ -4,6 +4,7 @@ An adapter takes (path, a temporary folder, monkeypatch). Tolerances are the gol
 """
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -325,7 +326,7 @@ def splitcross_wt103(path, folder, monkeypatch):
         close(loss, case[f"{at}loss"], what="loss")
         edges = [0, *config["splits"], config["V"]]
         columns = torch.stack([weight.grad[a:b].sum(0)
-                               for a, b in zip(edges, edges[1:], strict=False)])
+                               for a, b in pairwise(edges)])
         found = {"hiddens": hiddens.grad, "tail_vectors": criterion.tail_vectors.grad,
                  "tail_bias": criterion.tail_bias.grad, "bias_norm": bias.grad.norm(),
                  "weight_norm": weight.grad.norm(), "weight_colsum_per_split": columns,
