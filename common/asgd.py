@@ -65,11 +65,7 @@ class ASGD(torch.optim.Optimizer):
         if group["weight_decay"]:
             grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
         torch._foreach_add_(params, grads, alpha=-eta)
-        averages = [self.state[p]["ax"] for p in params]
-        if mu == 1:
-            torch._foreach_copy_(averages, params)
-        else:
-            torch._foreach_lerp_(averages, params, mu)
+        torch._foreach_lerp_([self.state[p]["ax"] for p in params], params, mu)
         for p in params:
             state = self.state[p]
             state["step"] += 1
