@@ -27,10 +27,10 @@ $(READY): pyproject.toml constraints.txt
 demo: setup demo-awd-lstm  ## every system trains, evaluates and reports, in minutes, on embedded text
 	@$(PY) results/report.py --html runs/demo/index.html --from runs/demo
 
-test: setup pydoc  ## the test suite (golden numbers, unit, end to end)
+test: setup data-pydoc  ## the test suite (golden numbers, unit, end to end)
 	$(PY) -m pytest -m 'not slow'
 
-test-full: setup pydoc  ## the same and the slow ones (real data, full-size models)
+test-full: setup data-pydoc  ## the same and the slow ones (real data, full-size models)
 	$(PY) -m pytest
 
 lint: setup  ## style and obvious mistakes
@@ -44,21 +44,21 @@ report: setup  ## results/README.md from the recorded runs
 	$(PY) results/report.py
 
 # -------------------------------------------------------------------------------------- data
-.PHONY: pydoc data-ptb data-ptbc data-wt2 data-wt103 data-enwik8 data-all
-pydoc: setup
+.PHONY: data-pydoc data-ptb data-ptbc data-wt2 data-wt103 data-enwik8 data-all
+data-pydoc: setup  ## embedded text (words, characters): docstrings of the standard library
 	@$(PY) getdata.py pydoc pydoc-char > /dev/null
 
 data-ptb: setup  ## Penn Treebank, words
-	./getdata.sh ptb
+	$(PY) getdata.py ptb
 data-ptbc: setup  ## Penn Treebank, characters
-	./getdata.sh ptbc
+	$(PY) getdata.py ptbc
 data-wt2: setup  ## WikiText-2
-	./getdata.sh wt2
+	$(PY) getdata.py wt2
 data-wt103: setup  ## WikiText-103
-	./getdata.sh wt103
+	$(PY) getdata.py wt103
 data-enwik8: setup  ## enwik8 (Hutter Prize)
-	./getdata.sh enwik8
+	$(PY) getdata.py enwik8
 data-all: setup  ## all five texts of the LSTM/QRNN toolkit
-	./getdata.sh
+	$(PY) getdata.py
 
 include awd_lstm/reproduce.mk

@@ -8,7 +8,7 @@ awd-run = $(RECORD) run $(1) $(2) $(if $(SMOKE),--smoke) --resume-flag=--resume 
 awd-finish = $(RECORD) finish $(1) $(2) $(if $(SMOKE),--smoke --into runs/smoke/records)
 
 ifdef SMOKE
-awd-data = pydoc
+awd-data = data-pydoc
 awd-small = --data data/$(1) --emsize 32 --nhid 64 --batch_size 80 --max-steps 60 --log-interval 20
 awd-tune = --data data/pydoc --batch_size 80 --max-steps 60 --log-interval 20
 awd-point = --data data/pydoc --window 100
@@ -17,7 +17,7 @@ awd-data = $(1)
 endif
 
 .PHONY: demo-awd-lstm
-demo-awd-lstm: setup pydoc
+demo-awd-lstm: setup data-pydoc  ## the demo's LSTM and QRNN alone
 	@rm -rf runs/demo/awd-ptb-lstm runs/demo/awd-ptb-qrnn
 	$(call awd-demo,awd-ptb-lstm,LSTM,--emsize 100 --nhid 200 --nlayers 2 --seed 141)
 	$(call awd-demo,awd-ptb-qrnn,QRNN,--emsize 100 --nhid 200 --nlayers 3 --wdrop 0.1 --seed 9001)

@@ -26,8 +26,10 @@ def batchify(ids: np.ndarray, batch_size: int, device: torch.device | str = "cpu
     rows = len(ids) // batch_size
     if rows < 2:
         raise ValueError(f"a text of {len(ids)} tokens is too short for {batch_size} columns")
-    columns = torch.from_numpy(np.array(ids[: rows * batch_size])).to(device)
-    return columns.view(batch_size, rows).t()
+    columns = torch.from_numpy(np.array(ids[: rows * batch_size]))
+    if torch.device(device).type != "cpu" and columns.dtype in (torch.uint16, torch.uint32):
+        columns = columns.to(torch.int32)  # few operations know the wider unsigned types there
+    return columns.to(device).view(batch_size, rows).t()
 
 
 def get_batch(source: Tensor, i: int, seq_len: int) -> tuple[Tensor, Tensor]:
@@ -83,5 +85,5 @@ def evaluate(model: RNNModel, criterion: torch.nn.Module, source: Tensor, bptt: 
         loss = criterion(model.decoder.weight, model.decoder.bias, output, targets)
         losses.append(len(data) * loss)
     model.train(was_training)
-    total = torch.stack(losses).double().sum().item() if losses else math.nan
+    total = torch.stack(losses).cpu().double().sum().item() if losses else math.nan
     return total / (len(source) - (1 if exact else 0))
