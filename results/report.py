@@ -27,8 +27,8 @@ Written by `python results/report.py` (`make report`) from [published.csv](publi
 [records/](records/); do not edit. The columns *published* hold numbers of the papers, their
 repositories, or later papers quoting them (source of each: published.csv). The columns *ours* hold
 what was measured with this code, on the machine named further down. "Not run here" means just that:
-the row can be reproduced with `make reproduce-<row>`, nobody has recorded it yet. Pairs are
-validation / test; of several runs of a row the table shows the latest.
+nobody has recorded the row yet; `make` lists those that can be reproduced. Pairs are validation /
+test; of several runs of a row the table shows the latest.
 """
 
 
