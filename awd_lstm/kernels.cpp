@@ -147,8 +147,8 @@ void qrnn_backward(const Qrnn<S>& q, const S* dh, const S* dc_last, S* dy, S* dc
 // and the same matrix is used T times. So W_hh is repacked once per call into panels that the inner
 // loop reads from front to back, and the gates are computed while a tile is still in registers.
 constexpr int GATES = 4;             // a forward panel is four registers wide: one for each gate
-constexpr int BACKWARD_VECTORS = 2;  // width of a backward panel in registers
-constexpr int FORWARD_ROWS = REGISTERS == 32 ? 6 : 3, BACKWARD_ROWS = 2 * FORWARD_ROWS;
+constexpr int BACKWARD_VECTORS = 4;  // width of a backward panel in registers
+constexpr int ROWS = REGISTERS == 32 ? 6 : 3;  // of a tile: with the panel they fill the registers
 constexpr long DEPTH = 1024;         // rows of a backward panel used at a time: second-level cache
 
 // acc[m][v] += sum over k of a[m][k] * panel[k][v], for m < R rows and v < W registers
@@ -226,7 +226,7 @@ INLINE void lstm_rows(const Lstm<S>& q, long t, long b, long p, long rows) {
 
 template <class S> void lstm_forward(const Lstm<S>& q, int threads) {
     const unsigned flags = flush_flags();
-    const long rows = ceil_div(q.B, ceil_div(q.B, FORWARD_ROWS));  // equal tiles: 20 = 4 times 5
+    const long rows = ceil_div(q.B, ceil_div(q.B, ROWS));  // equal tiles: 20 = 4 times 5
     #pragma omp parallel num_threads(threads)
     {
         FlushAs guard(flags);
@@ -234,7 +234,7 @@ template <class S> void lstm_forward(const Lstm<S>& q, int threads) {
             #pragma omp for schedule(static)  // ends with a barrier: step t + 1 needs all of h_t
             for (long p = 0; p < ceil_div(q.H, LANES<S>); ++p)
                 for (long b = 0; b < q.B; b += rows)
-                    lstm_rows<S, FORWARD_ROWS>(q, t, b, p, min(rows, q.B - b));
+                    lstm_rows<S, ROWS>(q, t, b, p, min(rows, q.B - b));
         }
     }
 }
@@ -290,7 +290,7 @@ INLINE void lstm_grad_rows(const Lstm<S>& q, const LstmGrad<S>& d, long t, long 
 template <class S> void lstm_backward(const Lstm<S>& q, const LstmGrad<S>& d, int threads) {
     constexpr long WIDTH = BACKWARD_VECTORS * LANES<S>;
     const unsigned flags = flush_flags();
-    const long H = q.H, K = 4 * H, rows = ceil_div(q.B, ceil_div(q.B, BACKWARD_ROWS));
+    const long H = q.H, K = 4 * H, rows = ceil_div(q.B, ceil_div(q.B, ROWS));
     #pragma omp parallel num_threads(threads)
     {
         FlushAs guard(flags);
@@ -299,7 +299,7 @@ template <class S> void lstm_backward(const Lstm<S>& q, const LstmGrad<S>& d, in
             for (long p = 0; p < ceil_div(H, WIDTH); ++p) {
                 for (long k = 0; t < q.T && k < K; k += DEPTH)
                     for (long b = 0; b < q.B; b += rows)
-                        lstm_grad_rows<S, BACKWARD_ROWS>(q, d, t, b, p, k, min(K, k + DEPTH),
+                        lstm_grad_rows<S, ROWS>(q, d, t, b, p, k, min(K, k + DEPTH),
                                                          min(rows, q.B - b));
                 for (long b = 0; t > 0 && b < q.B; ++b)
                     lstm_gate_gradient(q, d, t - 1, b, p * WIDTH, min(H, (p + 1) * WIDTH));

@@ -82,9 +82,9 @@ def _forward(x, h0, c0, w_ih, w_hh, b_ih, b_hh, keep):
 
 
 def _packing_buffer(w_hh):
-    """Room for W_hh (4H,H) with H rounded up to whole panels, at most two registers wide."""
+    """Room for W_hh (4H,H) with H rounded up to whole panels, at most four registers wide."""
     H = w_hh.shape[1]
-    width = 2 * kernels.lanes(w_hh.dtype)
+    width = 4 * kernels.lanes(w_hh.dtype)
     return w_hh.new_empty(4 * H * (-(-H // width) * width))
 
 

@@ -20,6 +20,7 @@ if __package__ in (None, ""):
 import torch
 
 from awd_lstm import kernels, qrnn
+from awd_lstm.environment import keep_freed_memory
 from awd_lstm.lstm import lstm
 
 T, B, H = 70, 20, 1550
@@ -129,6 +130,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=15, help="timed repeats (default: 15)")
     repeats = parser.parse_args().repeats
+    keep_freed_memory()  # as training does
     print(f"{processor()}, {torch.get_num_threads()} threads, {platform.system()}")
     print(f"Python {platform.python_version()}, torch {torch.__version__}")
     if kernels.library() is None:

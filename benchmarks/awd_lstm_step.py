@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from awd_lstm.environment import keep_freed_memory
 from awd_lstm.model import RNNModel
 from awd_lstm.qrnn import QRNNLayer, forget_mult_plain
 from awd_lstm.training import TrainingLoss
@@ -197,6 +198,7 @@ def main() -> None:
     args = p.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as training does; for both forms
     torch.set_flush_denormal(True)
     print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads, "
           f"batch {B} x {T}, vocabulary {VOCABULARY}")

@@ -27,7 +27,9 @@ def linear_cross_entropy(hiddens: Tensor, weight: Tensor, bias: Tensor, targets:
     """
     if hiddens.device.type == "cpu" and hiddens.dtype == torch.float32 \
             and not torch.is_autocast_enabled("cpu"):
-        return _LinearCrossEntropy.apply(hiddens, weight, bias, targets)
+        needs_grad = torch.is_grad_enabled() and any(
+            t.requires_grad for t in (hiddens, weight, bias))
+        return _LinearCrossEntropy.apply(hiddens, weight, bias, targets, needs_grad)
     return linear_cross_entropy_plain(hiddens, weight, bias, targets)
 
 
@@ -43,8 +45,7 @@ class _LinearCrossEntropy(Function):
     computed at once, because the loss is never differentiated with another factor than a number."""
 
     @staticmethod
-    def forward(ctx, hiddens, weight, bias, targets):
-        needs_grad = any(ctx.needs_input_grad[:3])
+    def forward(ctx, hiddens, weight, bias, targets, needs_grad):
         scores = cpu_product(hiddens, weight.t())                              # (N, V)
         loss = scores.new_zeros(())
         rows = max(1, CACHED // max(len(weight), 1))
@@ -65,7 +66,7 @@ class _LinearCrossEntropy(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        return *(grad * g for g in ctx.saved_tensors), None
+        return *(grad * g for g in ctx.saved_tensors), None, None
 
 
 CACHED = 1 << 18  # numbers that fit the second-level cache of a core
