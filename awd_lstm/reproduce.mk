@@ -19,15 +19,15 @@ endif
 .PHONY: demo-awd-lstm
 demo-awd-lstm: setup data-pydoc  ## the demo's LSTM and QRNN alone
 	@rm -rf runs/demo/awd-ptb-lstm runs/demo/awd-ptb-qrnn
-	$(call awd-demo,awd-ptb-lstm,LSTM,--emsize 100 --nhid 200 --nlayers 2 --seed 141)
-	$(call awd-demo,awd-ptb-qrnn,QRNN,--emsize 100 --nhid 200 --nlayers 3 --wdrop 0.1 --seed 9001)
+	$(call awd-demo,awd-ptb-lstm,LSTM,--emsize 64 --nhid 128 --nlayers 2 --seed 141)
+	$(call awd-demo,awd-ptb-qrnn,QRNN,--emsize 64 --nhid 128 --nlayers 3 --wdrop 0.1 --seed 9001)
 
 DEMO = $(RECORD) run --workdir-root runs/demo --shrunk "embedded text (pydoc), small layers, few epochs"
 define awd-demo
 $(DEMO) $(1) main -- awd_lstm/main.py --model $(2) $(3) --data data/pydoc --batch_size 40 \
-	--dropouti 0.3 --dropouth 0.2 --epochs 4 --nonmono 2 --log-interval 50 --save model.pt
+	--dropouti 0.2 --dropouth 0.1 --epochs 3 --nonmono 2 --log-interval 50 --save model.pt
 $(DEMO) $(1) finetune -- awd_lstm/finetune.py --model $(2) $(3) --data data/pydoc --batch_size 40 \
-	--dropouti 0.3 --dropouth 0.2 --epochs 1 --log-interval 50 --save model.pt
+	--dropouti 0.2 --dropouth 0.1 --epochs 1 --log-interval 50 --save model.pt
 $(DEMO) $(1) pointer -- awd_lstm/pointer.py --model $(2) --data data/pydoc --save model.pt \
 	--lambdasm 0.1 --theta 1.0 --window 500 --bptt 5000
 $(DEMO) $(1) generate --artifact generated.txt -- awd_lstm/generate.py --model $(2) \
