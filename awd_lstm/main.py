@@ -5,7 +5,7 @@
                    --epoch 500 --save PTB.pt
     -> validation / test perplexity about 61.2 / 58.8 (published), then finetune.py and pointer.py
 
-On a small machine (about a minute on two CPU cores, validation perplexity under 400):
+On a small machine (about a minute on two CPU cores, validation perplexity under 300):
     ./getdata.sh pydoc
     python main.py --data data/pydoc --emsize 64 --nhid 128 --nlayers 2 --batch_size 40 \\
                    --epochs 1 --save small.pt
