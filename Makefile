@@ -62,3 +62,6 @@ data-all: setup  ## all five texts of the LSTM/QRNN toolkit
 	$(PY) getdata.py
 
 include awd_lstm/reproduce.mk
+-include awd_lstm/scratch/reproduce.mk
+-include trellisnet/reproduce.mk
+-include sparse_seq/reproduce.mk

@@ -3,7 +3,8 @@
 Case files lie below the folders of $GOLDEN_DIR (separated like $PATH); by default the committed
 copy in tests/golden/cases and, where it exists, ../shared/golden. A file's first folder names its
 system; that system's adapters are chosen by the file's name. A file of a built system that no
-adapter knows fails.
+adapter knows fails. A file that holds several cases has an adapter with a function `parts`, which
+names them; the adapter is then called once for each, with its name as the last argument.
 """
 
 import os
@@ -27,7 +28,8 @@ def case_files() -> dict[str, Path]:
     """Path below its golden folder, without suffix -> file; a later folder wins."""
     return {str(path.relative_to(folder).with_suffix("")): path
             for folder in golden_folders()
-            for path in sorted(folder.rglob("*.safetensors"))}
+            for path in sorted(folder.rglob("*"))
+            if path.suffix in (".safetensors", ".json")}
 
 
 def adapters_of(case: str) -> list:
@@ -40,18 +42,22 @@ def parameters() -> list:
     for case, path in sorted(case_files().items()):
         for adapter in adapters_of(case) or [None]:
             label = f"{case}-{adapter.__name__}" if len(adapters_of(case)) > 1 else case
-            found.append(pytest.param(case, path, adapter, id=label))
+            if parts := getattr(adapter, "parts", None):
+                found += [pytest.param(case, path, adapter, (part,), id=f"{label}/{part}")
+                          for part in parts(path)]
+            else:
+                found.append(pytest.param(case, path, adapter, (), id=label))
     return found
 
 
-@pytest.mark.parametrize(("case", "path", "adapter"), parameters())
-def test_golden(case, path, adapter, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("case", "path", "adapter", "part"), parameters())
+def test_golden(case, path, adapter, part, tmp_path, monkeypatch):
     system = case.partition("/")[0]
     if adapter is None and system not in BUILT:
         pytest.skip(f"{system} is not built yet")
     assert adapter is not None, f"no adapter knows {path}"
     monkeypatch.chdir(tmp_path)
-    adapter(path, tmp_path, monkeypatch)
+    adapter(path, tmp_path, monkeypatch, *part)
 
 
 def test_committed_cases_are_there():

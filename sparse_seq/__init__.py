@@ -1,0 +1,1 @@
+"""Predefined sparseness in recurrent sequence models (Demeester et al. 2018)."""

@@ -1,0 +1,1 @@
+"""TrellisNet (Bai, Kolter, Koltun 2019)."""
