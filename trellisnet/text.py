@@ -1,0 +1,112 @@
+"""Text to ids: three texts, tokens numbered by first appearance over train, valid, test.
+
+The ids are cached beside the texts, in one .npz file named after the texts' SHA-256, so a changed
+text is never confused with its former self; the zip format's own checksums guard the cache.
+"""
+
+import contextlib
+import hashlib
+import os
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+SPLITS = ("train", "valid", "test")
+EOS = "<eos>"
+CHUNK = 1 << 24  # bytes of text at a time: bounds the memory, not the result
+
+# Pieces of a text -> tokens; called for one text after another.
+Tokeniser = Callable[[Path], Iterable[list[str]]]
+
+
+class Corpus:
+    """`train`, `valid`, `test`: int32 tensors of ids. `words`: id -> token."""
+
+    def __init__(self, files: dict[str, Path], tokenise: Tokeniser, unit: str,
+                 between: tuple[str, ...] = ()):
+        """files: split -> text. `unit` names the kind of token in the cache's name. `between`:
+        tokens that enter the vocabulary after each text but the last.
+
+        Raises FileNotFoundError, or ValueError if a text is not UTF-8 or has no token.
+        """
+        for path in files.values():
+            if not path.is_file():
+                raise FileNotFoundError(f"no {path.name} in {path.parent}")
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            with files[split].open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        cache = files["train"].parent / f".trellisnet-{unit}-{digest.hexdigest()[:16]}.npz"
+        arrays = _read_cache(cache)
+        self.cached = arrays is not None
+        if arrays is None:
+            arrays = _tokenise(files, tokenise, between)
+            _write_cache(cache, arrays)
+        self.words: list[str] = arrays["words"].tobytes().decode().split("\n")
+        self.train, self.valid, self.test = (torch.from_numpy(arrays[split]) for split in SPLITS)
+
+    def __len__(self) -> int:
+        """Size of the vocabulary."""
+        return len(self.words)
+
+    def digest(self) -> str:
+        """SHA-256 of the vocabulary: texts with the same digest share their ids."""
+        return hashlib.sha256("\n".join(self.words).encode()).hexdigest()
+
+
+def words_of(path: Path) -> Iterator[list[str]]:
+    """Whitespace-separated words, <eos> at each line end."""
+    with path.open(encoding="utf-8") as file:
+        while lines := file.readlines(CHUNK):
+            yield [word for line in lines for word in (*line.split(), EOS)]
+
+
+def _tokenise(files: dict[str, Path], tokenise: Tokeniser, between: tuple[str, ...]) -> dict:
+    index: dict[str, int] = {}
+    arrays = {}
+    for split in SPLITS:
+        ids = array("i")
+        try:
+            for tokens in tokenise(files[split]):
+                for token in dict.fromkeys(tokens):  # each distinct one once: texts repeat a lot
+                    index.setdefault(token, len(index))
+                ids.extend(map(index.__getitem__, tokens))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{files[split]} is not UTF-8 text (byte {error.start})") from None
+        if not ids:
+            raise ValueError(f"{files[split]} is empty")
+        arrays[split] = np.frombuffer(ids, np.int32)
+        if split != SPLITS[-1]:
+            for token in between:
+                index.setdefault(token, len(index))
+    arrays["words"] = np.frombuffer("\n".join(index).encode(), np.uint8)
+    return arrays
+
+
+def _read_cache(path: Path) -> dict | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in (*SPLITS, "words")}
+    except FileNotFoundError:
+        return None
+    except Exception:  # whatever a damaged archive makes numpy raise
+        print(f"damaged cache {path}: tokenising again", file=sys.stderr)
+        return None
+
+
+def _write_cache(path: Path, arrays: dict) -> None:
+    """A read-only data folder means no cache, nothing worse."""
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            np.savez(file, **arrays)
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        print(f"no cache of the tokenised text ({error}): the next start tokenises again",
+              file=sys.stderr)
