@@ -24,13 +24,13 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 # ------------------------------------------------------------------------------------- tests
-demo: setup demo-awd-lstm  ## every system trains, evaluates and reports, in minutes, on embedded text
+demo: setup demo-awd-lstm demo-trellisnet  ## every system trains, evaluates and reports, in minutes, on embedded text
 	@$(PY) results/report.py --html runs/demo/index.html --from runs/demo
 
-test: setup data-pydoc  ## the test suite (golden numbers, unit, end to end)
+test: setup data-pydoc data-digits  ## the test suite (golden numbers, unit, end to end)
 	$(PY) -m pytest -m 'not slow'
 
-test-full: setup data-pydoc  ## the same and the slow ones (real data, full-size models)
+test-full: setup data-pydoc data-digits  ## the same and the slow ones (real data, full-size models)
 	$(PY) -m pytest
 
 lint: setup  ## style and obvious mistakes
@@ -44,10 +44,17 @@ report: setup  ## results/README.md from the recorded runs
 	$(PY) results/report.py
 
 # -------------------------------------------------------------------------------------- data
-.PHONY: data-pydoc data-ptb data-ptbc data-wt2 data-wt103 data-enwik8 data-all
+.PHONY: data-digits data-mnist data-cifar10 data-pydoc data-ptb data-ptbc data-wt2 data-wt103 data-enwik8 data-all
 data-pydoc: setup  ## embedded text (words, characters): docstrings of the standard library
 	@$(PY) getdata.py pydoc pydoc-char > /dev/null
 
+data-digits: setup  ## embedded images: scikit-learn's handwritten digits
+	@$(PY) getdata.py digits > /dev/null
+
+data-mnist: setup  ## MNIST
+	$(PY) getdata.py mnist
+data-cifar10: setup  ## CIFAR-10
+	$(PY) getdata.py cifar10
 data-ptb: setup  ## Penn Treebank, words
 	$(PY) getdata.py ptb
 data-ptbc: setup  ## Penn Treebank, characters

@@ -11,7 +11,7 @@ OnOff = argparse.BooleanOptionalAction
 RATES = ("dropout", "dropouti", "wdrop", "emb_dropout", "dropouth", "dropoutl")
 # What makes a model: --load takes these from the file.
 ARCHITECTURE = ("emsize", "nhid", "nout", "nlevels", "ksize", "dilation", "wnorm", "tied",
-                "n_experts", "aux_freq", "last_word_padding", "cifar", "permute")
+                "n_experts", "aux_freq", "last_word_padding", "splits", "cifar", "permute")
 # Flags in which a resumed run may differ from its beginning.
 FREE_ON_RESUME = {"epochs", "resume", "max_steps", "log_interval", "save_interval", "log_dir",
                   "device", "devices", "cuda", "data", "compile", "checkpoint_levels", "fir",
@@ -100,17 +100,10 @@ def run(p: argparse.ArgumentParser, name: str, here: Path) -> None:
                    help="stop after N updates in all (0: no limit)")
     g.add_argument("--log-dir", default=str(here / "logs"), metavar="DIR",
                    help="where NAME.log, metrics.csv and TensorBoard files go")
-    g = p.add_argument_group("machine")
-    g.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"),
-                   help="what to compute on")
-    g.add_argument("--cuda", action=OnOff, default=None,
-                   help="use CUDA (None: if there is a device); --no-cuda is --device cpu")
+    machine(p)
+    g = p.add_argument_group("speed")
     g.add_argument("--devices", type=int, default=1, metavar="N",
                    help="processes, one per device, that share the batch")
-    g.add_argument("--precision", default="32", choices=("32", "bf16-mixed", "64"),
-                   help="arithmetic: single, bfloat16 where it is safe, or double")
-    g.add_argument("--deterministic", action="store_true",
-                   help="only algorithms that give the same bits every time (CUDA)")
     g.add_argument("--compile", action="store_true", help="compile the gates into one pass")
     g.add_argument("--checkpoint-levels", type=int, default=0, metavar="K",
                    help="keep every K-th level for the gradient and recompute the others: less "
@@ -120,6 +113,18 @@ def run(p: argparse.ArgumentParser, name: str, here: Path) -> None:
                         "about 2e-6 apart in float32")
     g.add_argument("--plain", action="store_true",
                    help="the equations as they stand: slow, for comparison")
+
+
+def machine(p: argparse.ArgumentParser) -> None:
+    g = p.add_argument_group("machine")
+    g.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"),
+                   help="what to compute on")
+    g.add_argument("--cuda", action=OnOff, default=None,
+                   help="use CUDA (None: if there is a device); --no-cuda is --device cpu")
+    g.add_argument("--precision", default="32", choices=("32", "bf16-mixed", "64"),
+                   help="arithmetic: single, bfloat16 where it is safe, or double")
+    g.add_argument("--deterministic", action="store_true",
+                   help="only algorithms that give the same bits every time (CUDA)")
 
 
 def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -138,6 +143,8 @@ def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         p.error("--lr must be positive")
     if min(args.dilation) < 1:
         p.error("--dilation must be at least 1")
+    if not 0 <= args.seed < 2**32:
+        p.error("--seed must be in [0, 2**32)")
     if args.fir and args.ksize != 2:
         p.error(f"--fir is for --ksize 2, not {args.ksize}")
     if args.devices > args.batch_size:

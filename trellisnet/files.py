@@ -21,10 +21,10 @@ def write(path: str | Path, content: dict) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.part")
     try:
-        torch.save(content, temporary)
-        with zipfile.ZipFile(temporary, "a") as archive:
-            archive.comment = bytes(DIGITS)
-        with temporary.open("r+b") as file:
+        with temporary.open("w+b") as file:
+            torch.save(content, file)
+            with zipfile.ZipFile(file, "a") as archive:
+                archive.comment = bytes(DIGITS)
             digest = _digest(file)
             file.write(digest)
             file.flush()

@@ -68,7 +68,7 @@ def make_fabric(args: Namespace) -> Fabric:
     if accelerator == "mps" and not torch.backends.mps.is_available():
         raise BadInput("--device mps: there is no Apple GPU; use --device cpu")
     # torchrun says how many processes there are on this machine, whatever --devices says.
-    devices = int(os.environ.get("LOCAL_WORLD_SIZE", args.devices))
+    devices = int(os.environ.get("LOCAL_WORLD_SIZE", getattr(args, "devices", 1)))
     nodes = int(os.environ.get("WORLD_SIZE", devices)) // devices
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes,
                     strategy="ddp" if devices * nodes > 1 else "auto", precision=args.precision)
@@ -131,6 +131,8 @@ class Run:
             torch.manual_seed(args.seed + fabric.global_rank)
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self._ask_to_stop)
+        if not args.eval:
+            check_writable(args.save)
 
     def _ask_to_stop(self, signum: int, frame) -> None:
         self.stop_signal = signum
@@ -273,6 +275,8 @@ class Run:
         same_settings(plain(self.args), state["args"], path)
         if self.facts.get("vocabulary") != state.get("vocabulary"):
             raise BadInput(f"--resume {path}: the words of --data are not those of that run")
+        if self.facts.get("permutation") != state.get("permutation"):
+            raise BadInput(f"--resume {path}: that run read the pixels in another order")
         if len(state["parts"]) != self.fabric.world_size:
             raise BadInput(f"--resume {path} is of {len(state['parts'])} processes, not "
                            f"{self.fabric.world_size}: give --devices {len(state['parts'])}")
@@ -293,6 +297,15 @@ class Run:
             for path in (Path(self.args.save), self.state_path):
                 if (aside := files.set_aside(path)) is not None:
                     self.say(f"{path} is of an earlier run: kept as {aside}")
+
+
+def check_writable(save: str) -> None:
+    """Raises BadInput if nothing can be saved there: better now than after the first epoch."""
+    folder = Path(save).parent
+    if not folder.is_dir():
+        raise BadInput(f"--save {save}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise BadInput(f"--save {save}: the folder {folder} is read-only")
 
 
 def plain(args: Namespace) -> dict:
@@ -326,6 +339,15 @@ def read_model(path: str, args: Namespace) -> dict:
         if hasattr(args, name) and name in content["args"]:
             setattr(args, name, content["args"][name])
     return content
+
+
+def load_model(loss: nn.Module, content: dict, path: str) -> None:
+    """Puts the weights of a model file of ours into `loss`. Raises BadInput."""
+    try:
+        loss.load_state_dict(content["model"])
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise BadInput(f"--load {path} does not fit: {reason}") from None
 
 
 class Metrics:

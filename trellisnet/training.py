@@ -19,7 +19,7 @@ from torch import Tensor
 from common.asgd import averaged
 from trellisnet import files
 from trellisnet.lm import Reading, TrainingLoss, batchify, evaluate, segments
-from trellisnet.run import BadInput, Interrupted, Run, bad_input, read_model
+from trellisnet.run import BadInput, Interrupted, Run, bad_input, load_model, read_model
 from trellisnet.text import Corpus
 from trellisnet.weights import load_original_state, original_state
 
@@ -99,15 +99,14 @@ class LanguageModelRun(Run):
 
 def take_weights(run: LanguageModelRun, content: dict) -> None:
     """Puts the weights of a model file of ours into the model. Raises BadInput."""
-    if run.facts["words"] != content.get("words"):
-        raise BadInput(f"--load {run.args.load} knows {content.get('words')} words, --data has "
+    if "words" not in content:
+        raise BadInput(f"--load {run.args.load} is no language model")
+    if run.facts["words"] != content["words"]:
+        raise BadInput(f"--load {run.args.load} knows {content['words']} words, --data has "
                        f"{run.facts['words']}")
     if run.facts["vocabulary"] != content["vocabulary"]:
         raise BadInput(f"--load {run.args.load} was trained on other words than those of --data")
-    try:
-        run.loss.load_state_dict(content["model"])
-    except RuntimeError as error:
-        raise BadInput(f"--load {run.args.load} does not fit: {error}") from None
+    load_model(run.loss, content, run.args.load)
 
 
 def run_language_model(args: Namespace, fabric: Fabric, corpus: Corpus,
@@ -118,6 +117,9 @@ def run_language_model(args: Namespace, fabric: Fabric, corpus: Corpus,
     with bad_input():
         loss = build(args, len(corpus))
     run = LanguageModelRun(args, fabric, loss, corpus, recipe)
+    if args.aux > 0 and not loss.model.tnet.taps:
+        print(f"--aux: {args.nlevels} levels have no auxiliary output at --aux_freq "
+              f"{args.aux_freq:g}", file=sys.stderr)
     if loss.model.mixsoft:
         run.say("Applied Mixture of Softmax")
     if args.wnorm:
@@ -175,7 +177,8 @@ def train_epoch(run: LanguageModelRun) -> None:
         one_update(run, i, length)
         if p["batch"] > 0 and p["batch"] % args.log_interval == 0:
             now = time.time()
-            report(run, 1000 * (now - report_start) / (p["batch"] - reported))
+            # A run resumed where a report is due has no batch behind it.
+            report(run, 1000 * (now - report_start) / max(1, p["batch"] - reported))
             report_start, reported = now, p["batch"]
         p.update(batch=p["batch"] + 1, i=i + how.stride, seconds=time.time() - epoch_start)
         stopping = run.out_of_steps()

@@ -10,6 +10,7 @@ The original registers the network twice and wraps it, so one tensor has several
 import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 # Their key -> ours; tried in this order.
@@ -45,6 +46,8 @@ def load_original_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
     Raises ValueError that says what does not fit, and then leaves the model as it was.
     """
+    if not all(isinstance(name, str) for name in state):
+        raise ValueError("the file's keys are no names: it is no state_dict")
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     found: dict[str, Tensor] = {}
@@ -58,6 +61,9 @@ def load_original_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     if "decoder.weight" in wanted and wanted["decoder.weight"] is not None:
         found.setdefault("decoder.weight", found.get("encoder.weight"))
     complain_about(found, wanted)
+    if getattr(model, "tie_weights", False) and not torch.equal(found["encoder.weight"],
+                                                                found["decoder.weight"]):
+        raise ValueError("the file's decoder is not its embedding: it needs --no-tied")
     model.load_state_dict(found)
 
 

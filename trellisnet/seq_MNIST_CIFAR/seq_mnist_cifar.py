@@ -23,7 +23,16 @@ import torch
 from torch import Tensor
 
 from trellisnet import args as flags
-from trellisnet.run import Interrupted, Run, bad_input, make_fabric, orderly_exit, read_model
+from trellisnet.run import (
+    BadInput,
+    Interrupted,
+    Run,
+    bad_input,
+    load_model,
+    make_fabric,
+    orderly_exit,
+    read_model,
+)
 from trellisnet.seq_MNIST_CIFAR.data import Images, load_images, pixel_order
 from trellisnet.seq_MNIST_CIFAR.model import build
 from trellisnet.seq_MNIST_CIFAR.utils import TEST_LINE, TRAIN_LINE, batches, my_part
@@ -64,8 +73,8 @@ def build_run(args: argparse.Namespace, fabric) -> tuple[Run, Images, Images]:
     content = read_model(args.load, args) if args.load else None
     train, test = load_images(args.data, args.cifar, fabric)
     order = pixel_order(train.pixels, args) if args.permute else None
-    if content and order is not None:
-        order = torch.tensor(content["permutation"])
+    if content:
+        order = order_of_file(content, train.pixels, args)
     with bad_input():
         loss = build(args, train.channels)
     run = Run(args, fabric, loss, loss.model, loss.model.tnet,
@@ -79,17 +88,24 @@ def build_run(args: argparse.Namespace, fabric) -> tuple[Run, Images, Images]:
         run.say(f"Resuming at epoch {run.progress['epoch']}, update {run.progress['step']}")
     else:
         if content:
-            with bad_input(f"--load {args.load}: "):
-                try:
-                    loss.load_state_dict(content["model"])
-                except RuntimeError as error:
-                    raise ValueError(f"does not fit: {error}") from None
+            load_model(loss, content, args.load)
         if not args.eval:
             run.set_old_files_aside()
         run.make_optimizer(args.optim)
     if order is not None:
         train, test = train.reordered(order), test.reordered(order)
     return run, train.to(fabric.device), test.to(fabric.device)
+
+
+def order_of_file(content: dict, pixels: int, args: argparse.Namespace) -> Tensor | None:
+    """The order of pixels that a model file was trained in. Raises BadInput."""
+    if "permutation" not in content:
+        raise BadInput(f"--load {args.load} is no classifier of images")
+    order = content["permutation"]
+    if order is not None and len(order) != pixels:
+        raise BadInput(f"--load {args.load} is for images of {len(order)} pixels, those of --data "
+                       f"have {pixels}")
+    return None if order is None else torch.tensor(order)
 
 
 def train_epoch(run: Run, images: Images) -> None:
@@ -124,7 +140,8 @@ def report(run: Run, number: int, planned: int, total: int) -> None:
     run.say(TRAIN_LINE.format(epoch=p["epoch"], seen=number * args.batch_size, total=total,
                               percent=100 * number / planned, lr=p["lr"], loss=loss,
                               steps=p["steps"]))
-    run.metrics.log(p, train_loss=loss, train_lr=p["lr"])
+    if run.metrics:
+        run.metrics.log(p, train_loss=loss, train_lr=p["lr"])
     p["loss"] = 0.0
 
 
@@ -157,7 +174,8 @@ def train(run: Run, images: Images, test_images: Images) -> None:
         start = time.time()
         train_epoch(run, images)
         run.losses = test(run, test_images)
-        run.metrics.log(p, epoch_seconds=time.time() - start)
+        if run.metrics:
+            run.metrics.log(p, epoch_seconds=time.time() - start)
         run.save_model(test_loss=run.losses[0], test_accuracy=run.losses[1])
         if p["batch"] < len(batches(len(images), args.batch_size)):
             return                                 # --max-steps ended the epoch before its end

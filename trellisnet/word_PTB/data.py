@@ -5,7 +5,9 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from trellisnet.run import load_text
-from trellisnet.text import SPLITS, Corpus, words_of
+from trellisnet.text import EOS, SPLITS, Corpus, words_of
+
+__all__ = ["EOS", "load_corpus"]
 
 GETDATA = {"penn": "ptb", "pydoc": "pydoc"}  # folder -> what getdata.sh calls it
 

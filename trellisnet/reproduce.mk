@@ -1,0 +1,73 @@
+# The published runs of TrellisNet, and its part of the demo. See awd_lstm/reproduce.mk for how a
+# step is run, recorded and resumed; SMOKE=1 appends settings that shrink it.
+
+trellis-run = $(RECORD) run $(1) main $(if $(SMOKE),--smoke) --resume-flag=--resume \
+	--resume-if $(2).state.pt --
+trellis-finish = $(RECORD) finish $(1) main $(if $(SMOKE),--smoke --into runs/smoke/records)
+
+ifdef SMOKE
+trellis-data = data-pydoc
+trellis-images = data-digits
+trellis-small = --emsize 32 --nout 32 --nhid 48 --nlevels 8 --horizon 8 --aux_freq 4 \
+	--max-steps 40 --log-interval 10
+trellis-digits = --data data/digits --nhid 24 --nlevels 6 --dilation 1 1 2 4 8 16 --epochs 3 \
+	--log-interval 10
+else
+trellis-data = $(1)
+trellis-images = $(1)
+endif
+
+.PHONY: demo-trellisnet
+demo-trellisnet: setup data-pydoc data-digits  ## the demo's TrellisNet alone
+	@rm -rf runs/demo/trellis-ptb runs/demo/trellis-ptbc runs/demo/trellis-smnist
+	$(DEMO) trellis-ptb main -- trellisnet/word_PTB/word_ptb.py --data data/pydoc --emsize 64 \
+		--nout 64 --nhid 96 --nlevels 10 --horizon 10 --seq_len 30 --aux_freq 5 --dropout 0.2 \
+		--dropouti 0.2 --wdrop 0.2 --dropouth 0.1 --epochs 1 --log-interval 50
+	$(DEMO) trellis-ptb generate --artifact generated.txt -- trellisnet/generate.py \
+		--load Trellis_wordPTB.pt --data data/pydoc --words 100 --prompt "return the" --top-k 100 \
+		--outf generated.txt
+	$(DEMO) trellis-smnist main -- trellisnet/seq_MNIST_CIFAR/seq_mnist_cifar.py \
+		--data data/digits --no-permute --nhid 40 --nlevels 7 --dilation 1 1 2 4 8 16 32 \
+		--epochs 12 --log-interval 10
+
+.PHONY: reproduce-trellis-ptb
+reproduce-trellis-ptb: setup $(call trellis-data,data-ptb)  ## TrellisNet, PTB (57.0)
+	$(call trellis-run,trellis-ptb,Trellis_wordPTB) trellisnet/word_PTB/word_ptb.py \
+		$(if $(SMOKE),--data data/pydoc --seq_len 24 $(trellis-small))
+	$(call trellis-finish,trellis-ptb)
+
+.PHONY: reproduce-trellis-ptb-mos
+reproduce-trellis-ptb-mos: setup $(call trellis-data,data-ptb)  ## with a mixture of softmaxes (54.19)
+	$(call trellis-run,trellis-ptb-mos,Trellis_wordPTB) trellisnet/word_PTB/word_ptb.py \
+		--n_experts 15 $(if $(SMOKE),--data data/pydoc --seq_len 24 --n_experts 3 $(trellis-small))
+	$(call trellis-finish,trellis-ptb-mos)
+
+.PHONY: reproduce-trellis-wt103
+reproduce-trellis-wt103: setup $(call trellis-data,data-wt103)  ## TrellisNet, WikiText-103 (29.19)
+	$(call trellis-run,trellis-wt103,Trellis_wordWT103) trellisnet/word_WT103/word_wt103.py \
+		$(if $(SMOKE),--data data/pydoc --splits 1000 4000 $(trellis-small))
+	$(call trellis-finish,trellis-wt103)
+
+.PHONY: reproduce-trellis-ptbc
+reproduce-trellis-ptbc: setup $(call trellis-data,data-ptb)  ## TrellisNet, PTB characters (1.16 bpc)
+	$(call trellis-run,trellis-ptbc,Trellis_charPTB) trellisnet/char_PTB/char_ptb.py \
+		$(if $(SMOKE),--data data --dataset pydoc $(trellis-small))
+	$(call trellis-finish,trellis-ptbc)
+
+.PHONY: reproduce-trellis-smnist
+reproduce-trellis-smnist: setup $(call trellis-images,data-mnist)  ## sequential MNIST (99.20 %)
+	$(call trellis-run,trellis-smnist,Trellis_seqMNIST_CIFAR) \
+		trellisnet/seq_MNIST_CIFAR/seq_mnist_cifar.py --no-permute $(trellis-digits)
+	$(call trellis-finish,trellis-smnist)
+
+.PHONY: reproduce-trellis-pmnist
+reproduce-trellis-pmnist: setup $(call trellis-images,data-mnist)  ## permuted MNIST (98.13 %)
+	$(call trellis-run,trellis-pmnist,Trellis_seqMNIST_CIFAR) \
+		trellisnet/seq_MNIST_CIFAR/seq_mnist_cifar.py $(trellis-digits)
+	$(call trellis-finish,trellis-pmnist)
+
+.PHONY: reproduce-trellis-scifar
+reproduce-trellis-scifar: setup $(call trellis-images,data-cifar10)  ## sequential CIFAR-10 (73.42 %)
+	$(call trellis-run,trellis-scifar,Trellis_seqMNIST_CIFAR) \
+		trellisnet/seq_MNIST_CIFAR/seq_mnist_cifar.py --cifar --no-permute $(trellis-digits)
+	$(call trellis-finish,trellis-scifar)
