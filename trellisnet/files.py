@@ -64,7 +64,8 @@ def _check(path: Path) -> None:
                 raise ValueError("its checksum does not match")
         else:  # nothing may follow the directory's end record, else the comment got lost
             file.seek(max(directory, file.seek(0, os.SEEK_END) - 22))
-            if file.read(4) != b"PK\5\6":
+            end = file.read()
+            if end[:4] != b"PK\5\6" or end[-2:] != b"\0\0":  # the comment's length comes last
                 raise ValueError("its end is changed")
 
 

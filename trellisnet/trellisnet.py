@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.dropout import check_rate, dropout_mask
+from trellisnet.last import strides, trellis_last
 from trellisnet.levels import compiled_gates, trellis_levels
 
 Hidden = tuple[Tensor, Tensor]
@@ -124,6 +125,9 @@ class TrellisNet(nn.Module):
                  start, self.taps)
         if self.plain:
             out, aux, h, c = trellis_plain(*given)
+        elif start == len(x) - 1 and not self.taps and max(strides(self.dilations)) > 1:
+            out, h, c = trellis_last(*given[:9])
+            aux = out.new_zeros(0, *out.shape)
         else:
             out, aux, h, c = trellis_levels(*given, checkpoint=self.checkpoint_levels,
                                             fir=self.fir, fuse=self.fuse)

@@ -62,8 +62,9 @@ def load_images(path: str, cifar: bool, fabric: Fabric) -> tuple[Images, Images]
     except (FileNotFoundError, RuntimeError) as error:
         raise BadInput(f"--data {path}: {str(error).splitlines()[0]}; ./getdata.sh {name} "
                        "fetches them") from None
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"--data {path}: damaged image files ({error}); ./getdata.sh {name} "
+    except Exception as error:  # whatever damaged files make numpy or torchvision raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadInput(f"--data {path}: damaged image files ({reason}); ./getdata.sh {name} "
                        "fetches them") from None
 
 
