@@ -1,0 +1,42 @@
+"""Writes environment.yml at the repository's root, for conda users, from pyproject.toml's list.
+
+    python awd_lstm/scratch/conda.py            (make environment.yml)
+    conda env create -f environment.yml
+    conda activate awdlstm
+"""
+
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+HEAD = """\
+# Written by `make environment.yml` from pyproject.toml; do not edit.
+name: awdlstm
+channels:
+  - conda-forge
+dependencies:
+  - python={python}
+  - pip
+  - pip:
+"""
+
+
+def environment(pyproject: str) -> str:
+    """The text of environment.yml for the text of a pyproject.toml."""
+    project = tomllib.loads(pyproject)["project"]
+    python = project["requires-python"].split(",")[0].removeprefix(">=")
+    lines = [f"      - {requirement}" if ";" not in requirement else f'      - "{requirement}"'
+             for requirement in project["dependencies"]]
+    return HEAD.format(python=python) + "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    text = environment((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (ROOT / "environment.yml").write_text(text, encoding="utf-8")
+    print(ROOT / "environment.yml", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""NT-ASGD (section 3), the numbers of an epoch, and weights under other names."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from awd_lstm.utils import perplexity
+
+
+class ASGD(torch.optim.Optimizer):
+    """SGD that also keeps the mean of its iterates (Polyak and Juditsky 1992), as `ax`; what is
+    evaluated and saved is that mean (common.asgd.averaged puts it into the model)."""
+
+    def __init__(self, params, lr: float, weight_decay: float = 0):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for w in group["params"]:
+                if w.grad is None:
+                    continue
+                state = self.state[w]
+                if not state:
+                    state.update(k=0, ax=torch.zeros_like(w))
+                w -= group["lr"] * (w.grad + group["weight_decay"] * w)
+                state["k"] += 1
+                state["ax"] += (w - state["ax"]) / state["k"]
+
+
+class NT_ASGD:
+    """Algorithm 1: SGD until the validation loss stops improving, averaged SGD from then on.
+
+    Args:
+        parameters, lr, weight_decay: for both optimisers.
+        n: the non-monotone interval, in epochs.
+        average: False is the published from-scratch way: torch's ASGD made anew every epoch, so
+            that its mean starts over, and is never used anyhow.
+        late_trigger: the published condition instead of the authors'.
+    """
+
+    def __init__(self, parameters: Iterable, lr: float, weight_decay: float, n: int,
+                 average: bool = True, late_trigger: bool = False):
+        self.parameters = list(parameters)
+        self.lr, self.weight_decay, self.n = lr, weight_decay, n
+        self.average, self.late_trigger = average, late_trigger
+        self.losses, self.triggered = [], False
+        self.optimizer = torch.optim.SGD(self.parameters, lr, weight_decay=weight_decay)
+
+    def stopped_improving(self, loss: float) -> bool:
+        """Is `loss`, the newest, worse than the best of all but the last n before it?"""
+        if self.late_trigger:  # was the one n before the newest better than all since?
+            losses = [*self.losses, loss]
+            return len(losses) > self.n and losses[-self.n - 1] < min(losses[-self.n:])
+        return len(self.losses) > self.n and loss > min(self.losses[:len(self.losses) - self.n])
+
+    def get_optimizer(self, val_loss: float) -> torch.optim.Optimizer:
+        """The optimiser of the next epoch, given the validation loss of the last."""
+        if not self.triggered and self.stopped_improving(val_loss):
+            print("Switching to ASGD", flush=True)
+            self.start_averaging()
+        elif self.triggered and not self.average:
+            self.start_averaging()
+        self.losses.append(val_loss)
+        return self.optimizer
+
+    def start_averaging(self) -> None:
+        """From now on; fine-tuning does so before its first step."""
+        self.triggered = True
+        if self.average:
+            self.optimizer = ASGD(self.parameters, self.lr, self.weight_decay)
+        else:
+            self.optimizer = torch.optim.ASGD(self.parameters, self.lr, lambd=0, t0=0,
+                                              weight_decay=self.weight_decay)
+
+
+# ------------------------------------------------------------------------ the numbers of an epoch
+def epoch_metrics(epoch: int, seconds: float, train_loss: float, val_loss: float,
+                  asgd_triggered: bool, device: torch.device) -> dict[str, float]:
+    """What the published code reports after every epoch, under its names and in its order."""
+    found = {"epoch": epoch, "time": seconds, "train_loss": train_loss, "val_loss": val_loss,
+             "train_ppl": perplexity(train_loss), "val_ppl": perplexity(val_loss),
+             "val_bpc": val_loss / math.log(2), "train_bpc": train_loss / math.log(2)}
+    if device.type == "cuda":
+        gigabytes = {"memalloc_Gb": torch.cuda.memory_allocated(),
+                     "memcache_Gb": torch.cuda.memory_reserved(),
+                     "max_memalloc_Gb": torch.cuda.max_memory_allocated(),
+                     "max_memcache_Gb": torch.cuda.max_memory_reserved()}
+        found |= {name: count * 1e-9 for name, count in gigabytes.items()}
+    return found | {"asgd_triggered": float(asgd_triggered)}
+
+
+def stringify(metrics: dict[str, float]) -> str:
+    """`epoch: 1.00| time: 392.00| ...`"""
+    return "| ".join(f"{name}: {value:.2f}" for name, value in metrics.items())
+
+
+# ---------------------------------------------------------------------- weights under other names
+def from_published(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state_dict of the published from-scratch code under our names. Its h2h.weight may be any
+    dropped copy; weight_raw counts."""
+    renamed = {}
+    for key, tensor in state.items():
+        if key.endswith("module.h2h.weight"):
+            continue
+        key = key.replace("weight_raw", "module.h2h.weight")
+        if key.startswith("layer"):  # layer0.module.i2h.bias -> layers.0.cell.i2h.bias
+            key = key.replace("layer", "layers.", 1).replace(".module.", ".cell.")
+        renamed[key] = tensor
+    return renamed
+
+
+def from_nn_lstm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state_dict of awd_lstm's LSTM model (nn.LSTM layers) under our names, gates reordered."""
+    renamed = {}
+    for key, tensor in state.items():
+        key = key.replace("encoder.", "embedding.").replace(".module.", ".").removesuffix("_raw")
+        if key.startswith("rnns."):
+            _, layer, name = key.split(".")
+            kind, side, _ = name.split("_")                        # weight_hh_l0
+            i, f, c_new, o = tensor.chunk(4)
+            tensor = torch.cat([i, f, o, c_new])
+            key = f"layers.{layer}.cell.{'i2h' if side == 'ih' else 'h2h'}.{kind}"
+        renamed[key] = tensor
+    return renamed
+
+
+def config_of_state(state: dict[str, Tensor]) -> dict:
+    """AWD_LSTM's sizes that a bare state_dict (our names) reveals."""
+    words, embedding_size = state["embedding.weight"].shape
+    layers = [key for key in state if key.endswith("h2h.weight")]
+    return {"ntokens": words, "embedding_size": embedding_size, "nlayers": len(layers),
+            "hidden_size": state["layers.0.cell.h2h.weight"].shape[1],
+            "bias": "layers.0.cell.h2h.bias" in state,
+            "tied": torch.equal(state["decoder.weight"], state["embedding.weight"])}
