@@ -19,6 +19,9 @@ zero from time 0 on. What makes it fast, each of it exact:
 - The part of W2_j that meets h0 is the same product at every position and level: N rows, once.
 - One backward for all levels adds each level's weight gradient into one buffer. It keeps the gates
   and c; h is made again from them, just when the gradients of the gates need tanh(c) anyway.
+
+The products are in taps.py, the gates in gates.py. On the CPU a program should keep freed memory
+(awd_lstm.environment.keep_freed_memory): with glibc's defaults a step takes 1.4 times as long.
 """
 
 import functools
@@ -29,9 +32,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from common.splitcross import cpu_product
+from trellisnet.gates import compiled_gates, gates_backward, gates_forward
+from trellisnet.taps import FirTaps, Taps
+
+__all__ = ["compiled_gates", "trellis_levels"]
 
 
+@torch.compiler.disable  # packed weights cannot be traced; to compile the gates there is fuse
 def trellis_levels(x: Tensor, weight1: Tensor, weight2: Tensor, bias: Tensor, h0: Tensor,
                    c0: Tensor, mask: Tensor | None, dilations: tuple, nout: int, start: int = 0,
                    taps: tuple = (), *, checkpoint: int = 0, fir: bool = False, fuse=None
@@ -50,7 +57,7 @@ def trellis_levels(x: Tensor, weight1: Tensor, weight2: Tensor, bias: Tensor, h0
         start: first position of the outputs that is wanted.
         taps: levels (from 0) whose outputs are wanted too.
         checkpoint: if K > 0, keep for backward only every K-th level and recompute the others.
-        fir: three products in place of four (k = 2 only), see trellisnet/fir.py.
+        fir: three products in place of four (k = 2 only), see trellisnet/taps.py.
         fuse: the gates' functions, forward and backward, such as compiled_gates(); None: eager.
 
     Returns:
@@ -65,7 +72,7 @@ def trellis_levels(x: Tensor, weight1: Tensor, weight2: Tensor, bias: Tensor, h0
     given = (x, weight1, weight2, bias, h0, c0)
     plan = _Plan(
         length=len(x), starts=_starts(len(x), start, dilations, kernel), dilations=tuple(dilations),
-        kernel=kernel, start=start, taps=tuple(taps), nout=nout, checkpoint=checkpoint,
+        kernel=kernel, start=start, taps=tuple(taps), nout=nout, checkpoint=checkpoint, fir=fir,
         dtype=torch.get_autocast_dtype(device) if autocast else x.dtype,
         gates=fuse or (gates_forward, gates_backward),
         keep=torch.is_grad_enabled() and any(t.requires_grad for t in given))
@@ -77,22 +84,18 @@ def trellis_levels(x: Tensor, weight1: Tensor, weight2: Tensor, bias: Tensor, h0
 
 class _Plan(NamedTuple):
     """What is to be computed."""
-
     length: int
-    starts: tuple      # first position of each level
+    starts: tuple       # first position of each level
     dilations: tuple
     kernel: int
     start: int
     taps: tuple
     nout: int
     checkpoint: int
+    fir: bool
     dtype: torch.dtype  # of the products
     gates: tuple
     keep: bool          # will there be a backward?
-
-    @property
-    def cell_dtype(self) -> torch.dtype:
-        return torch.promote_types(self.dtype, torch.float32)
 
     def wants(self, level: int) -> bool:
         return level in self.taps or level == len(self.dilations) - 1
@@ -112,126 +115,21 @@ def _starts(length: int, start: int, dilations: tuple, kernel: int) -> tuple:
     return tuple(reversed(first))
 
 
-# The gates. Arrays are (time, N, H) or (time, N, 4H); both functions write into those given.
-
-
-def gates_forward(a: Tensor, c_below: Tensor, mask: Tensor | None, c: Tensor, h: Tensor) -> None:
-    """Turns a into the gates i, o, g, f; writes c and the masked h."""
-    size = c.shape[-1]
-    a[..., :2 * size].sigmoid_()
-    a[..., 2 * size:3 * size].tanh_()
-    a[..., 3 * size:].sigmoid_()
-    i, o, g, f = a.split(size, -1)
-    torch.mul(i, g, out=c)
-    c.addcmul_(f, c_below)
-    out = torch.tanh(c).mul_(o)
-    h.copy_(out if mask is None else out.mul_(mask))
-
-
-def gates_backward(gates: Tensor, c_below: Tensor, c: Tensor, mask: Tensor | None, dh: Tensor,
-                   dc: Tensor, da: Tensor, dc_below: Tensor, h: Tensor) -> None:
-    """From the gradients of h (not masked) and c: writes those of a and c_below, and masked h."""
-    size = c.shape[-1]
-    i, o, g, f = gates.split(size, -1)
-    di, do, dg, df = da.split(size, -1)
-    tanh_c = torch.tanh(c)
-    through_sigmoid = torch.ops.aten.sigmoid_backward.grad_input
-    through_tanh = torch.ops.aten.tanh_backward.grad_input
-    work = dh * tanh_c
-    through_sigmoid(work, o, grad_input=do)
-    torch.mul(dh, o, out=work)
-    dc_all = through_tanh(work, tanh_c, grad_input=work).add_(dc)
-    torch.mul(dc_all, f, out=dc_below)
-    torch.mul(dc_all, g, out=di)
-    through_sigmoid(di, i, grad_input=di)
-    torch.mul(dc_all, i, out=dg)
-    through_tanh(dg, g, grad_input=dg)
-    torch.mul(dc_all, c_below, out=df)
-    through_sigmoid(df, f, grad_input=df)
-    tanh_c.mul_(o)
-    h.copy_(tanh_c if mask is None else tanh_c.mul_(mask))
-
-
-@functools.cache
-def compiled_gates() -> tuple:
-    """gates_forward and gates_backward by torch.compile, each of them one pass."""
-    return (torch.compile(gates_forward, dynamic=True),
-            torch.compile(gates_backward, dynamic=True))
-
-
-class _Taps:
-    """A dilated causal convolution as one product per tap, and its gradients.
-
-    The rows of y are the positions from s on, those of x from s_x on; what y sees of x before s_x
-    counts as zero.
-    """
-
-    def __init__(self, weight: Tensor, dtype: torch.dtype):
-        self.weight = weight.permute(2, 0, 1).to(dtype).contiguous()           # (k, out, in)
-        self.grad = None
-
-    def rows(self, y: Tensor, s: int, x: Tensor, s_x: int, d: int):
-        """Of every tap: its number, and the rows of y and x that it joins."""
-        last = len(self.weight) - 1
-        for j in range(last + 1):
-            shift = (last - j) * d
-            low, end = max(s, s_x + shift), s + len(y)
-            if low < end:
-                yield (j, y[low - s:].flatten(0, 1),
-                       x[low - shift - s_x:end - shift - s_x].flatten(0, 1))
-
-    def forward(self, y: Tensor, s: int, x: Tensor, s_x: int, d: int) -> None:
-        """y += conv(x)."""
-        for j, y_rows, x_rows in self.rows(y, s, x, s_x, d):
-            _add_product(y_rows, x_rows, self.weight[j].t())
-
-    def backward_input(self, dy: Tensor, s: int, dx: Tensor, s_x: int, d: int) -> None:
-        """dx += gradient with respect to x."""
-        for j, dy_rows, dx_rows in self.rows(dy, s, dx, s_x, d):
-            _add_product(dx_rows, dy_rows, self.weight[j])
-
-    def backward_weight(self, dy: Tensor, s: int, x: Tensor, s_x: int, d: int) -> None:
-        """self.grad += gradient with respect to the weight."""
-        for j, dy_rows, x_rows in self.rows(dy, s, x, s_x, d):
-            self.add_weight_grad(j, dy_rows, x_rows)
-
-    def add_weight_grad(self, j: int, dy_rows: Tensor, x_rows: Tensor) -> None:
-        if self.grad is None:
-            dtype = torch.promote_types(self.weight.dtype, torch.float32)
-            self.grad = torch.zeros_like(self.weight, dtype=dtype)
-        if self.grad.dtype == self.weight.dtype:
-            self.grad[j].addmm_(dy_rows.t(), x_rows)
-        else:
-            self.grad[j] += dy_rows.t() @ x_rows
-
-    def weight_grad(self, weight: Tensor) -> Tensor:
-        """The gradient in the shape of the weight."""
-        return torch.zeros_like(weight) if self.grad is None else self.grad.permute(1, 2, 0)
-
-
-def _add_product(y: Tensor, a: Tensor, b: Tensor) -> None:
-    """y += a b."""
-    if y.dtype != a.dtype or (y.device.type == "cpu" and y.dtype == torch.float32):
-        y += cpu_product(a, b) if y.device.type == "cpu" else a @ b
-    else:
-        y.addmm_(a, b)
-
-
 class _Net:
     """One call's tensors, and what its levels compute with them."""
 
     def __init__(self, x, weight1, weight2, bias, h0, c0, mask, plan):
-        self.x, self.bias, self.c0, self.mask = x.to(plan.dtype), bias, c0, mask
-        self.plan = plan
-        self.input = _Taps(weight1, plan.dtype)
-        self.hidden = _Taps(weight2, plan.dtype)
+        self.x, self.bias, self.c0, self.mask, self.plan = x.to(plan.dtype), bias, c0, mask, plan
+        self.input = Taps(weight1, plan.dtype)
+        self.hidden = (FirTaps if plan.fir else Taps)(weight2, plan.dtype)
         self.masked_h0 = _masked(h0, mask).to(plan.dtype)
         self.terms, self.users = {}, Counter(plan.dilations)
 
     @functools.cached_property
     def pads(self) -> Tensor:
-        """What each tap adds where it sees h0: (k, N, 4H)."""
-        return (self.masked_h0 @ self.hidden.weight.transpose(1, 2)).to(self.bias.dtype)
+        """What each tap adds where it sees h0: (k-1, N, 4H)."""
+        weight = self.hidden.weight[:self.plan.kernel - 1]
+        return (self.masked_h0 @ weight.transpose(1, 2)).to(self.bias.dtype)
 
     def padded(self, level: int):
         """Of every tap that sees h0: its number, and how many of the level's first positions."""
@@ -242,19 +140,17 @@ class _Net:
             if pad > 0:
                 yield j, pad
 
-    def blocks(self, level: int, c_below: Tensor | None):
-        """The level's positions by what they see of c: their rows, c_below, and its rows."""
+    def c_source(self, level: int, c_below: Tensor | None) -> tuple[Tensor, int]:
+        """c_below(t - d) for the level's positions t; and how many of them see c0."""
         p = self.plan
         s, d, rows = p.starts[level], p.dilations[level], p.length - p.starts[level]
         pad = min(max(d - s, 0), rows)
-        if pad:
-            yield slice(pad), self.c0.expand(pad, -1, -1), None
-        if pad < rows and c_below is None:
-            yield slice(pad, rows), torch.zeros_like(self.c0).expand(rows - pad, -1, -1), None
-        elif pad < rows:
+        if c_below is None:  # under the first level
+            source = self.c0.new_zeros(rows - pad, *self.c0.shape)
+        else:
             low = s + pad - d - p.starts[level - 1]
-            source = slice(low, low + rows - pad)
-            yield slice(pad, rows), c_below[source], source
+            source = c_below[low:low + rows - pad]
+        return torch.cat([self.c0.expand(pad, -1, -1), source]) if pad else source, pad
 
     def input_term(self, level: int) -> Tensor:
         """The input's part of a with the bias, which this level may overwrite."""
@@ -277,17 +173,12 @@ class _Net:
         Returns the gates, c, and h times the mask in that dtype.
         """
         p = self.plan
-        s = p.starts[level]
         a = self.input_term(level)                                             # (time, N, 4H)
         for j, pad in self.padded(level):
             a[:pad] += self.pads[j]
         if h is not None:
-            self.hidden.forward(a, s, h, p.starts[level - 1], p.dilations[level])
-        c = a.new_empty(*a.shape[:2], self.c0.shape[1])
-        h = torch.empty_like(c, dtype=dtype)
-        for rows, below, _ in self.blocks(level, c_below):
-            p.gates[0](a[rows], below, mask, c[rows], h[rows])
-        return a, c, h
+            self.hidden.forward(a, p.starts[level], h, p.starts[level - 1], p.dilations[level])
+        return p.gates[0](a, self.c_source(level, c_below)[0], mask, dtype)
 
     def run(self, levels: range, h: Tensor | None, c: Tensor | None, visit) -> tuple:
         """Runs `levels` on the masked h and c below them; returns those of the last.
@@ -296,10 +187,8 @@ class _Net:
         """
         p = self.plan
         for level in levels:
-            if p.wants(level):
-                gates, c, h = self.level_forward(level, h, c, None, p.cell_dtype)
-            else:
-                gates, c, h = self.level_forward(level, h, c, self.mask, p.dtype)
+            whole = (None, self.bias.dtype) if p.wants(level) else (self.mask, p.dtype)
+            gates, c, h = self.level_forward(level, h, c, *whole)
             visit(level, gates, c, h)
             if p.wants(level):
                 h = _masked(h, self.mask).to(p.dtype)
@@ -349,8 +238,7 @@ class _Backward:
     """What the backward pass carries from level to level."""
 
     def __init__(self, net: _Net, given: tuple, output_grads: tuple, wanted: tuple):
-        self.net, self.plan, self.given, self.wanted = net, net.plan, given, wanted
-        self.output_grads = output_grads
+        self.net, self.plan, self.output_grads, self.wanted = net, net.plan, output_grads, wanted
         self.dx, _, _, self.dbias, self.dh0, self.dc0 = (
             torch.zeros_like(t, memory_format=torch.contiguous_format) for t in given[:6])
         self.pads = None     # the sum of da over all that sees h0 through a tap: (k-1, N, 4H)
@@ -368,9 +256,9 @@ class _Backward:
                     dh, dc = torch.zeros_like(c), torch.zeros_like(c)
                 dh, dc = self.level(levels[len(states) - 1], gates, c, states[-1][1], dh, dc)
         self.initial_state()
-        net, (_, weight1, weight2) = self.net, self.given[:3]
-        return (self.dx, net.input.weight_grad(weight1), net.hidden.weight_grad(weight2),
-                self.dbias, self.dh0, self.dc0)
+        weights = [taps.weight_grad() if wanted else None for taps, wanted in
+                   zip((self.net.input, self.net.hidden), self.wanted[1:3], strict=True)]
+        return self.dx, *weights, self.dbias, self.dh0, self.dc0
 
     def states(self, levels: range, kept: tuple) -> list:
         """(gates, c) of these levels, after (None, c) of the level below them."""
@@ -390,27 +278,24 @@ class _Backward:
         if net.mask is not None:
             dh *= net.mask
         self.add_output_grads(level, dh, dc)
-        da, h = torch.empty_like(gates), torch.empty_like(c, dtype=p.dtype)
-        dc_below = None if c_below is None else torch.zeros_like(c_below)
-        for rows, below, source in net.blocks(level, c_below):
-            d_below = torch.empty_like(c[rows]) if source is None else dc_below[source]
-            p.gates[1](gates[rows], below, c[rows], net.mask, dh[rows], dc[rows], da[rows],
-                       d_below, h[rows])
-            if rows.start is None:
-                self.dc0 += d_below.sum(0)
+        source, c0_rows = net.c_source(level, c_below)
+        da, dc, h = p.gates[1](gates, source, c, net.mask, dh, dc, p.dtype)
+        if c0_rows:
+            self.dc0 += dc[:c0_rows].sum(0)
         self.hidden_weight(h)
         for j, pad in net.padded(level):
             if self.pads is None:
                 self.pads = da.new_zeros(p.kernel - 1, *da.shape[1:])
             self.pads[j] += da[:pad].sum(0)
-        dh_below = None
-        if c_below is not None:
-            product_da = da.to(p.dtype)
-            self.pending = level, product_da
-            dh_below = torch.zeros_like(c_below)
-            net.hidden.backward_input(product_da, p.starts[level], dh_below, p.starts[level - 1],
-                                      p.dilations[level])
         self.input_term(level, da)
+        if c_below is None:
+            return None, None
+        da, s, s_below, d = da.to(p.dtype), p.starts[level], p.starts[level - 1], p.dilations[level]
+        self.pending = level, da
+        dh_below, dc_below = torch.zeros_like(c_below), torch.zeros_like(c_below)
+        net.hidden.backward_input(da, s, dh_below, s_below, d)
+        low = s + c0_rows - d - s_below
+        dc_below[low:low + len(dc) - c0_rows] = dc[c0_rows:]
         return dh_below, dc_below
 
     def add_output_grads(self, level: int, dh: Tensor, dc: Tensor) -> None:
@@ -438,16 +323,15 @@ class _Backward:
         net, p = self.net, self.plan
         s, d = p.starts[level], p.dilations[level]
         lowest = p.dilations.index(d)
-        if d in self.terms:
-            self.terms[d][s - p.length:] += da
-        elif level == lowest:
-            self.terms[d] = da
-        else:
-            self.terms[d] = da.new_zeros(p.length - p.starts[lowest], *da.shape[1:])
-            self.terms[d][s - p.length:] = da
+        term = self.terms.pop(d, None)
+        if term is None:
+            rows = p.length - p.starts[lowest]
+            term = da if level == lowest else da.new_zeros(rows, *da.shape[1:])
+        if term is not da:
+            term[s - p.length:] += da
         if level > lowest:
+            self.terms[d] = term
             return
-        term = self.terms.pop(d)
         self.dbias += term.sum((0, 1))
         term = term.to(p.dtype)
         if self.wanted[0]:
@@ -459,9 +343,8 @@ class _Backward:
         """The gradients through the products with h0."""
         if self.pads is None:
             return
-        hidden, pads = self.net.hidden, self.pads.to(self.plan.dtype)
-        for j, pad in enumerate(pads):
-            self.dh0 += pad @ hidden.weight[j]
-            hidden.add_weight_grad(j, pad, self.net.masked_h0)
-        if self.net.mask is not None:
-            self.dh0 *= self.net.mask
+        hidden = self.net.hidden
+        for j, pad in enumerate(self.pads.to(self.plan.dtype)):
+            self.dh0 += _masked(pad @ hidden.weight[j], self.net.mask)
+            if self.wanted[2]:
+                hidden.add_weight_grad(j, pad, self.net.masked_h0)

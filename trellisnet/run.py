@@ -5,12 +5,13 @@ on the CPU, the same bits as one that never stopped.
 """
 
 import csv
+import ctypes
 import os
 import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -73,8 +74,9 @@ def make_fabric(args: Namespace) -> Fabric:
     fabric = Fabric(accelerator=accelerator, devices=devices, num_nodes=nodes,
                     strategy="ddp" if devices * nodes > 1 else "auto", precision=args.precision)
     fabric.launch()
-    if fabric.device.type == "cpu":  # products of gates underflow; denormals cost some 100 cycles
-        torch.set_flush_denormal(True)
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
+        torch.set_flush_denormal(True)  # products of gates underflow; a denormal costs 100 cycles
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -82,6 +84,18 @@ def make_fabric(args: Namespace) -> Fabric:
         torch.set_default_dtype(torch.float64)
     torch.manual_seed(args.seed)
     return fabric
+
+
+def keep_freed_memory() -> None:
+    """Keeps the memory of freed arrays for the next step. glibc would return it to the system, and
+    the page faults of getting it again cost 40 % of a step. MALLOC_MMAP_MAX_ in the environment
+    (glibc's own setting) overrules this."""
+    if "MALLOC_MMAP_MAX_" in os.environ:
+        return
+    with suppress(AttributeError, OSError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-4, 0)                 # M_MMAP_MAX
+        mallopt(-1, 2**31 - 1)         # M_TRIM_THRESHOLD
 
 
 def load_text(path: str, fabric: Fabric, getdata: str | None, load: Callable[[], Corpus]) -> Corpus:

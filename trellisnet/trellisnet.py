@@ -89,7 +89,10 @@ class TrellisNet(nn.Module):
         raw = getattr(self, f"{name}_v_raw" if self.wnorm else f"{name}_raw")
         if self.training and self.wdrop:
             raw = raw * self.weight_mask(name, raw)
-        return getattr(self, f"{name}_g") * raw / row_norm(raw) if self.wnorm else raw
+        if not self.wnorm:
+            return raw
+        norm = row_norm(raw)  # zero where all of a short row is dropped, as with one channel
+        return getattr(self, f"{name}_g") * raw / norm.masked_fill(norm == 0, 1)
 
     def weight_mask(self, name: str, raw: Tensor) -> Tensor:
         """Weight dropout's mask, in the shape of the weight; the present step's tap is kept whole

@@ -8,8 +8,8 @@ from results import machine
 from results.record import scrubbed
 from results.store import read_json, write_json
 
-KEPT = ("step", "command", "seed", "date", "versions", "hardware", "threads", "wall_seconds",
-        "curve", "final")
+KEPT = ("step", "command", "commit", "dirty", "seed", "date", "versions", "hardware", "threads",
+        "wall_seconds", "curve", "final")
 COLORS = ("#1f66d0", "#c2570c", "#23804a", "#8a3ffc", "#b3261e", "#5f6368")
 
 
