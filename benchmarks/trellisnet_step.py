@@ -30,8 +30,8 @@ import torch
 import torch.nn.functional as F
 
 from common.splitcross import cpu_product
+from trellisnet.environment import keep_freed_memory
 from trellisnet.levels import compiled_gates, trellis_levels
-from trellisnet.run import keep_freed_memory
 
 FULL = dict(emsize=400, hidden=1400, nout=400, levels=58, length=110, start=58, batch=4,
             taps=(11, 23, 35, 47), kernel=2)  # word_ptb.py's defaults, 1000 + 400 channels

@@ -21,8 +21,9 @@ from torch import Tensor
 from trellisnet import args as flags
 from trellisnet.char_PTB import data as characters
 from trellisnet.char_PTB import model as char_model
+from trellisnet.environment import BadInput, make_fabric, orderly_exit
 from trellisnet.lm import TrainingLoss, TrellisNetLM
-from trellisnet.run import BadInput, make_fabric, orderly_exit, read_model
+from trellisnet.run import read_model
 from trellisnet.trellisnet import TrellisNet
 from trellisnet.word_PTB import data as words
 from trellisnet.word_PTB import model as word_model

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from common.asgd import averaged
 from trellisnet import files
+from trellisnet.environment import BadInput, Interrupted, bad_input
 from trellisnet.lm import Reading, TrainingLoss, batchify, evaluate, segments
-from trellisnet.run import BadInput, Interrupted, Run, bad_input, load_model, read_model
+from trellisnet.run import Run, load_model, read_model
 from trellisnet.text import Corpus
 from trellisnet.weights import load_original_state, original_state
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from common.splitcross import SplitCrossEntropyLoss
+from trellisnet.environment import BadInput
 from trellisnet.generate import Stream, generate, log_probability, prompt_ids
 from trellisnet.lm import TrainingLoss, TrellisNetLM
-from trellisnet.run import BadInput
 from trellisnet.trellisnet import TrellisNet
 
 

@@ -21,8 +21,8 @@ from trellisnet import args as flags
 from trellisnet.char_PTB.data import DATASETS, load_corpus
 from trellisnet.char_PTB.model import build
 from trellisnet.char_PTB.utils import END_CHAR, EPOCH_CHAR, STEP_CHAR
+from trellisnet.environment import make_fabric, orderly_exit
 from trellisnet.lm import reading
-from trellisnet.run import make_fabric, orderly_exit
 from trellisnet.training import LanguageModelRun, Recipe, run_language_model
 
 HERE = Path(__file__).resolve().parent

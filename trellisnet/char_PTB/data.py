@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from trellisnet.run import load_text
+from trellisnet.environment import load_text
 from trellisnet.text import CHUNK, SPLITS, Corpus
 
 DATASETS = ("ptb", "pydoc")

@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from trellisnet.run import BadInput
+from trellisnet.environment import BadInput
 
 RECORD = 1 + 3 * 32 * 32  # of CIFAR-10's binary version: label, red, green, blue
 

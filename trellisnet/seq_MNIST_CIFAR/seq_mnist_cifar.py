@@ -23,16 +23,8 @@ import torch
 from torch import Tensor
 
 from trellisnet import args as flags
-from trellisnet.run import (
-    BadInput,
-    Interrupted,
-    Run,
-    bad_input,
-    load_model,
-    make_fabric,
-    orderly_exit,
-    read_model,
-)
+from trellisnet.environment import BadInput, Interrupted, bad_input, make_fabric, orderly_exit
+from trellisnet.run import Run, load_model, read_model
 from trellisnet.seq_MNIST_CIFAR.data import Images, load_images, pixel_order
 from trellisnet.seq_MNIST_CIFAR.model import build
 from trellisnet.seq_MNIST_CIFAR.utils import TEST_LINE, TRAIN_LINE, batches, my_part

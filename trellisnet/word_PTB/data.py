@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from trellisnet.run import load_text
+from trellisnet.environment import load_text
 from trellisnet.text import EOS, SPLITS, Corpus, words_of
 
 __all__ = ["EOS", "load_corpus"]

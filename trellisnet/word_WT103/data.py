@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from trellisnet.run import load_text
+from trellisnet.environment import load_text
 from trellisnet.text import SPLITS, Corpus, words_of
 
 GETDATA = {"wikitext-103": "wt103", "wikitext-2": "wt2", "pydoc": "pydoc"}

@@ -20,8 +20,8 @@ if __package__ in (None, ""):
 
 from common.asgd import non_monotone
 from trellisnet import args as flags
+from trellisnet.environment import make_fabric, orderly_exit
 from trellisnet.lm import reading
-from trellisnet.run import make_fabric, orderly_exit
 from trellisnet.training import LanguageModelRun, Recipe, run_language_model
 from trellisnet.word_WT103.data import load_corpus
 from trellisnet.word_WT103.model import build

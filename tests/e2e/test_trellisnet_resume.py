@@ -1,0 +1,312 @@
+"""A run that was stopped and continued gives the same bits as one that never stopped.
+
+Runs of two to four epochs are stopped by --max-steps in the middle of an epoch, around its end,
+after the change of the learning rate and after the switch to ASGD; by signals; and by kill -9.
+"""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trellisnet.small import flags_of, train, write_data
+from trellisnet import files
+from trellisnet.run import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+PATHS = {"word": "word_PTB/word_ptb.py", "wt": "word_WT103/word_wt103.py",
+         "char": "char_PTB/char_ptb.py", "seq": "seq_MNIST_CIFAR/seq_mnist_cifar.py"}
+RUNS = {
+    # High enough a rate that validation gets worse and the rate is cut, or averaging begins.
+    "word-anneal": "--lr 40 --clip 5 --anneal 0 --epochs 4",
+    "word-asgd": "--lr 40 --clip 5 --anneal 0 --epochs 4 --asgd",
+    "word-mos": "--n_experts 2 --seq_len 0 --repack --optim Adam --lr 0.01",
+    "wt": "--when 1", "char": "--when 1", "seq": "--when 1 --epochs 3",
+    "seq-shuffled": "--cifar --no-permute --epochs 3",
+}
+
+
+def script_of(name):
+    return name.partition("-")[0]
+
+
+def run(name, folder, *more):
+    return train(script_of(name), folder, *RUNS[name].split(), *more)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """Each run once, without a stop."""
+    done = {}
+
+    def once(name):
+        if name not in done:
+            done[name] = write_data(tmp_path_factory.mktemp(name))
+            run(name, done[name])
+        return done[name]
+    return once
+
+
+# ------------------------------------------------------------------------------------ comparing
+def facts(path):
+    """A file's content without times, paths, and the arguments that may differ."""
+    content = files.read(path)
+    for name in ("args", "metrics_size"):
+        content.pop(name, None)
+    for name in ("seconds", "metrics", "metrics_size", "best_file"):
+        content.get("progress", {}).pop(name, None)
+    return content
+
+
+def assert_same(a, b, where):
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype, where
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}[{key!r}]")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
+
+
+def curves(folder):
+    """What metrics.csv holds, without times."""
+    with (folder / "logs/m/metrics.csv").open(newline="") as file:
+        return [row for row in csv.reader(file) if "epoch_seconds" not in row]
+
+
+def steps_said(folder):
+    """The lines of the log about steps, without times; of lines that a killed run had written
+    beyond its state, the last version."""
+    lines = re.findall(r"^(?:\| epoch|Train Epoch).*$", (folder / "logs/m.log").read_text(), re.M)
+    lines = [re.sub(r"ms/batch +[\d.]+", "", line) for line in lines]
+    return list(dict.fromkeys(lines))
+
+
+def assert_same_run(folder, expected):
+    """Model, weights, training state, curves and log."""
+    written = [p.relative_to(expected) for pattern in ("*.pt", "weights/*")
+               for p in expected.glob(pattern)]
+    assert len(written) >= 2
+    for path in written:
+        assert_same(facts(folder / path), facts(expected / path), str(path))
+    assert curves(folder) == curves(expected)
+    assert steps_said(folder) == steps_said(expected)
+    said = set(re.findall(r"^(?:\| [eE]nd of|Test set).*$", (folder / "logs/m.log").read_text(),
+                          re.M))
+    for line in re.findall(r"^(?:\| End of|Test set).*$", (expected / "logs/m.log").read_text(),
+                           re.M):
+        assert line in said
+    assert sorted(p.name for p in (folder / "logs").iterdir()) == ["m", "m.log"]
+    assert not list(folder.glob(".*.part"))
+
+
+def epoch_ends(folder):
+    """Updates at the end of each epoch."""
+    return [int(step) for step, _, name, _ in curves(folder)[1:] if name == "test_loss"]
+
+
+# -------------------------------------------------------------------------------- --max-steps
+# Epoch (from 0), and updates before or after its end.
+STOPS = [(0, -4), (0, -1), (0, 0), (0, 1), (1, -2), (1, 2)]
+CHOSEN = {"word-anneal": STOPS, "word-asgd": [(0, 0), (1, -2), (1, 0), (1, 2), (2, 1)],
+          "word-mos": [(0, -3), (0, 1)], "wt": [(0, -4), (0, 0)],
+          "char": [(0, -4), (0, 1)], "seq": STOPS, "seq-shuffled": [(0, -1), (1, -2)]}
+
+
+@pytest.mark.parametrize(("name", "stop"), [
+    pytest.param(name, stop, id=f"{name}-epoch{stop[0] + 1}{stop[1]:+d}")
+    for name, stops in CHOSEN.items() for stop in stops])
+def test_stopped_once(unbroken, tmp_path, name, stop):
+    expected = unbroken(name)
+    steps = epoch_ends(expected)[stop[0]] + stop[1]
+    folder = write_data(tmp_path)
+    run(name, folder, "--max-steps", steps)
+    assert files.read(folder / "m.state.pt")["progress"]["step"] == steps
+    run(name, folder, "--resume")
+    assert_same_run(folder, expected)
+
+
+@pytest.mark.parametrize("name", ["word-asgd", "seq"])
+def test_stopped_often(unbroken, tmp_path, name):
+    """After every third update: also where a report is due at once."""
+    expected, resume = unbroken(name), []
+    folder = write_data(tmp_path)
+    for steps in [*range(3, min(epoch_ends(expected)[-1], 24), 3), 0]:
+        run(name, folder, *resume, "--max-steps", steps)
+        resume = ["--resume"]
+    assert_same_run(folder, expected)
+
+
+def test_the_runs_are_what_they_claim(unbroken):
+    """The rate is cut, averaging begins, and both in the middle of the run: else the above shows
+    little."""
+    state = {name: files.read(unbroken(name) / "m.state.pt") for name in RUNS}
+    assert state["word-anneal"]["progress"]["lr"] < 40
+    asgd = state["word-asgd"]
+    assert asgd["progress"]["optimizer"] == "nt-asgd"
+    averaged = {entry["step"] for entry in asgd["optimizer"]["state"].values()}
+    assert 0 < min(averaged) <= max(averaged) < asgd["progress"]["step"]
+    for name in ("wt", "char", "seq"):
+        assert state[name]["progress"]["lr"] == pytest.approx(1e-3)
+    assert state["wt"]["model"]["criterion.tail_vectors"].any()
+
+
+def test_another_seed_would_be_noticed(unbroken, tmp_path):
+    folder = write_data(tmp_path)
+    run("seq", folder, "--seed", "8")
+    with pytest.raises(AssertionError):
+        assert_same_run(folder, unbroken("seq"))
+
+
+# ---------------------------------------------------------------------------------- refusals
+@pytest.mark.parametrize(("name", "flags", "says"), [
+    ("wt", "--lr 0.02 --nhid 20", "--lr 0.02 (was 0.01), --nhid 20 (was 12)"),
+    ("wt", "--splits 8 21", "--splits [8, 21] (was [8, 20])"),
+    ("wt", "--seed 9", "--seed 9 (was 7)"), ("wt", "--no-repack", "--repack False (was True)"),
+    ("seq", "--dropouth 0.3", "--dropouth 0.3 (was 0.2)"),
+    ("seq", "--no-permute", "--permute False (was True)"),
+    ("seq", "--precision 64", "--precision 64 (was 32)")])
+def test_other_settings_are_refused(unbroken, capsys, name, flags, says):
+    folder = unbroken(name)
+    before = (folder / "m.state.pt").read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        run(name, folder, "--resume", *flags.split())
+    assert stop.value.code == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"continues a run with other settings: {says}")
+    assert (folder / "m.state.pt").read_bytes() == before
+
+
+def test_other_texts_are_refused(unbroken, tmp_path, capsys):
+    folder = write_data(tmp_path)
+    text = folder / "texts/train.txt"
+    text.write_text(text.read_text().replace("w1 ", "other "))
+    with pytest.raises(SystemExit) as stop:
+        run("wt", folder, "--resume", unbroken("wt") / "m.state.pt")
+    assert stop.value.code == 2
+    assert "the words of --data are not those of that run" in capsys.readouterr().err
+
+
+def test_what_may_differ(unbroken, tmp_path):
+    """How often it reports, how it computes, how long it goes on; a state file may be named."""
+    folder = write_data(tmp_path)
+    run("seq", folder, "--max-steps", "5")
+    state = (folder / "m.state.pt").rename(folder / "kept.state.pt")
+    resumed = run("seq", folder, "--resume", state, "--checkpoint-levels", "1", "--log-interval",
+                  "2", "--save-interval", "1")
+    expected = files.read(unbroken("seq") / "m.state.pt")["model"]
+    assert_same(dict(resumed.loss.state_dict()), dict(expected), "model")
+
+
+# ------------------------------------------------------------------------------------ signals
+@pytest.mark.parametrize("name", ["word-asgd", "seq"])
+@pytest.mark.parametrize("where", ["update", "evaluation", "averaged evaluation"])
+def test_interrupted_anywhere(unbroken, tmp_path, monkeypatch, name, where):
+    """By a signal in an update, and in an evaluation (of averaged weights too): the state that is
+    saved then is of the last update."""
+    expected, folder = unbroken(name), write_data(tmp_path)
+    ends = epoch_ends(expected)
+    at = {"update": ends[0] - 4, "evaluation": ends[0], "averaged evaluation": ends[-1]}[where]
+    calls = []
+
+    def stop(self, own=Run.stop_if_asked):
+        calls.append(self.progress["step"])
+        if self.progress["step"] == at and calls.count(at) == (1 if where == "update" else 2):
+            self.stop_signal = signal.SIGTERM
+        own(self)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "stop_if_asked", stop)
+        with pytest.raises(SystemExit) as exit_:
+            run(name, folder)
+    assert exit_.value.code == 143
+    run(name, folder, "--resume")
+    assert_same_run(folder, expected)
+
+
+def start(name, folder, *more):
+    argv = flags_of(script_of(name), folder, *RUNS[name].split(), *more)
+    return subprocess.Popen([sys.executable, str(ROOT / "trellisnet" / PATHS[script_of(name)]),
+                             *argv], cwd=folder, env=ENVIRONMENT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def until(process, text):
+    """Reads what it prints up to a line with `text`."""
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(process.stderr.read())
+
+
+@pytest.mark.parametrize(("name", "signum", "code"), [
+    ("word-anneal", signal.SIGINT, 130), ("seq", signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_asked_to_stop(tmp_path_factory, name, signum, code):
+    """The state is saved; after Ctrl-C the best model so far is tested, as in the original."""
+    folder, expected = (write_data(tmp_path_factory.mktemp("run")) for _ in range(2))
+    process = start(name, folder, "--epochs", "5000")
+    until(process, "| epoch   2 |" if name == "word-anneal" else "Train Epoch: 2")
+    process.send_signal(signum)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert f"the same command with --resume ({folder / 'm.state.pt'})" in out
+    assert ("| End of training | test loss" in out) == (signum == signal.SIGINT)
+    steps = files.read(folder / "m.state.pt")["progress"]["step"] + 20
+    for target, resume in ((folder, ["--resume"]), (expected, [])):
+        run(name, target, *resume, "--epochs", "5000", "--max-steps", steps)
+    assert_same(facts(folder / "m.state.pt"), facts(expected / "m.state.pt"), "state")
+    assert curves(folder) == curves(expected)
+
+
+def test_killed(unbroken, tmp_path):
+    """kill -9 loses at most the updates since the last state; every file is whole."""
+    folder = write_data(tmp_path)
+    process = start("wt", folder, "--save-interval", "4")
+    until(process, "batches")
+    until(process, "batches")
+    process.kill()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    for path in folder.glob("*.pt"):
+        files.read(path)
+    assert files.read(folder / "m.state.pt")["progress"]["step"] >= 4
+    run("wt", folder, "--resume", "--save-interval", "4")
+    assert_same_run(folder, unbroken("wt"))
+
+
+def test_killed_while_writing(unbroken, tmp_path, monkeypatch):
+    """At every stage of a write what is on the disk is whole, and the resumed run the same."""
+    class Killed(BaseException):
+        """Not caught by anything, as kill -9 is not."""
+
+    folder, resume = write_data(tmp_path), []
+    for n, (module, name) in enumerate(((os, "fsync"), (Path, "replace"), (os, "fsync"))):
+        calls, own = [], getattr(module, name)
+
+        def dying(*args, own=own, last=3 + n, calls=calls):
+            calls.append(1)
+            if len(calls) == last:
+                raise Killed
+            return own(*args)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, dying)
+            with pytest.raises(Killed):
+                run("seq", folder, "--save-interval", "2", *resume)
+        for path in folder.glob("*.pt"):
+            files.read(path)
+        resume = ["--resume"]
+    run("seq", folder, "--save-interval", "2", "--resume")
+    assert_same_run(folder, unbroken("seq"))
