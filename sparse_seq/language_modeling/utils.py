@@ -1,0 +1,68 @@
+"""Batches, sequence lengths and evaluation of the language models.
+
+Letters: T time steps, B batch columns.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sparse_seq.language_modeling.model import Hidden, LanguageModel
+
+
+def batchify(text: Tensor, columns: int, device: torch.device | str = "cpu") -> Tensor:
+    """A text cut into `columns` equal stretches side by side: (len(text) // columns, columns).
+
+    Raises ValueError if a stretch would have fewer than two tokens.
+    """
+    rows = len(text) // columns
+    if rows < 2:
+        raise ValueError(f"a text of {len(text)} tokens is too short for {columns} columns")
+    return text[:rows * columns].view(columns, rows).t().contiguous().to(device)
+
+
+def get_batch(source: Tensor, i: int, length: int) -> tuple[Tensor, Tensor]:
+    """Rows i .. i+length of source (rows, B), fewer at its end: data (T, B) and the words that
+    follow, (T*B)."""
+    length = min(length, len(source) - 1 - i)
+    return source[i:i + length].long(), source[i + 1:i + 1 + length].reshape(-1).long()
+
+
+def draw_length(rng: np.random.RandomState, bptt: int, longest: int) -> int:
+    """A sequence length: normal around bptt, one time in twenty around half of it (Merity et al.
+    2017, section 5); between 5 and `longest`. Two draws, as in the original."""
+    base = bptt if rng.random_sample() < 0.95 else bptt / 2
+    return min(max(5, int(rng.normal(base, 5))), longest)
+
+
+def detached(hidden: Hidden) -> Hidden:
+    """The same states without their history."""
+    return [(h.detach(), c.detach()) for h, c in hidden]
+
+
+def perplexity(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+@torch.no_grad()
+def evaluate(model: LanguageModel, source: Tensor, bptt: int, exact: bool = False,
+             check: Callable[[], None] = lambda: None) -> float:
+    """Mean loss of the text source (rows, B) in chunks of bptt, states carried along.
+
+    The sum over the rows-1 predictions is divided by rows, as in the original: reported losses are
+    (rows-1)/rows of the true ones, the published too. `exact` divides by rows-1.
+    """
+    was_training = model.training
+    model.eval()
+    hidden, total = model.init_hidden(source.shape[1]), 0.0
+    for i in range(0, len(source) - 1, bptt):
+        check()
+        data, targets = get_batch(source, i, bptt)
+        found = model.run_layers(data, hidden)
+        hidden = found.hidden
+        total += len(data) * model.score(found.output, targets)[0].item()
+    model.train(was_training)
+    return total / (len(source) - bool(exact))

@@ -1,0 +1,75 @@
+"""Small texts, tagged sentences and runs for the tests."""
+
+import random
+from pathlib import Path
+
+import torch
+
+from sparse_seq import files
+from sparse_seq.language_modeling import finetune, main_overfit
+from sparse_seq.language_modeling import main as lm
+from sparse_seq.sequence_labeling import main as tagger
+
+SIZES = ["--emsize", "12", "--nhid", "16", "--nlayers", "2", "--batch_size", "6", "--bptt", "9",
+         "--log-interval", "4", "--no-cuda"]
+SPARSE = ["--sparse_mode", "sparse_all", "--sparse_fract", "0.7", "--emblocks", "3",
+          "--emdensity", "0.6"]
+TAGGER = ["--emsize", "8", "--emb_blocks", "4", "--emb_density", "0.5", "--nhid", "5",
+          "--batch_size", "4", "--dropouti", "0.2", "--wdrop", "0.2", "--lr", "0.01"]
+PARSERS = {lm: "main.py", finetune: "finetune.py", main_overfit: "main_overfit.py"}
+
+
+def write_texts(folder: Path, train: int = 500) -> Path:
+    """A text of a repeating phrase with some noise, `train` words long."""
+    rng = random.Random(1)
+    folder.mkdir(parents=True, exist_ok=True)
+    words = [f"w{i}" for i in range(25)]
+    for split, count in (("train", train), ("valid", 90), ("test", 60)):
+        text = [rng.choice(words) if rng.random() < 0.3 else words[i % 7] for i in range(count)]
+        lines = [" ".join(text[i:i + 10]) for i in range(0, count, 10)]
+        (folder / f"{split}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def write_sentences(folder: Path, train: int = 40) -> Path:
+    """Sentences whose tags follow from the tokens."""
+    rng = random.Random(2)
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", train), ("valid", 9), ("test", 8)):
+        lines = []
+        for _ in range(count):
+            ids = [rng.choice((rng.randrange(5), rng.randrange(30)))
+                   for _ in range(rng.randrange(1, 9))]
+            lines.append("".join(f"t{i}\tT{i % 3}\n" for i in ids) + "\n")
+        (folder / f"{split}.conll").write_text("".join(lines))
+    return folder
+
+
+def run(script, folder: Path, *flags: str):
+    """Runs a script of the language models in this process, in the folder `folder`/run."""
+    args = script.parse_args([*SIZES, "--data", str(folder / "texts"), "--save",
+                              str(folder / "run"), "--log-dir", str(folder / "logs"), *flags])
+    step = {lm: lambda: lm.build(args), finetune: lambda: finetune.build(args),
+            main_overfit: lambda: lm.build(args, "main_overfit.py")}[script]()
+    (finetune if script is finetune else lm).train(step)
+    return step
+
+
+def run_tagger(folder: Path, *flags: str):
+    args = tagger.parse_args([*TAGGER, "--data", str(folder / "tagged"), "--save",
+                              str(folder / "run"), "--log-dir", str(folder / "logs"), *flags])
+    step = tagger.build(args)
+    tagger.train(step)
+    return step
+
+
+def assert_same(a: Path, b: Path, name: str) -> None:
+    """Two training states or models, bit for bit."""
+    one, two = (files.read(folder / "run" / name) for folder in (a, b))
+    for part in ("model", "optimizer", "progress", "processes"):
+        if part in one:
+            drop = {"seconds"}  # of the wall clock
+            x, y = ({k: v for k, v in c[part].items() if k not in drop}
+                    if isinstance(c[part], dict) else c[part] for c in (one, two))
+            assert files.fingerprint(x) == files.fingerprint(y), part
+    assert all(torch.isfinite(v).all() for v in one["model"].values())
