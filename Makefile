@@ -39,6 +39,9 @@ lint: setup  ## style and obvious mistakes
 bench: setup  ## speed against the plain form, side by side
 	$(PY) benchmarks/awd_lstm_kernels.py
 	$(PY) benchmarks/awd_lstm_step.py
+	$(PY) benchmarks/trellisnet_step.py
+	$(PY) benchmarks/sparse_seq.py
+	$(PY) benchmarks/tnn_operator.py
 
 report: setup  ## results/README.md from the recorded runs
 	$(PY) results/report.py
@@ -69,6 +72,6 @@ data-all: setup  ## all five texts of the LSTM/QRNN toolkit
 	$(PY) getdata.py
 
 include awd_lstm/reproduce.mk
--include awd_lstm/scratch/reproduce.mk
--include trellisnet/reproduce.mk
--include sparse_seq/reproduce.mk
+include awd_lstm/scratch/reproduce.mk
+include trellisnet/reproduce.mk
+include sparse_seq/reproduce.mk

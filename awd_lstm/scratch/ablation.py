@@ -47,10 +47,10 @@ CAUSES = (
     ("sorted",          "--sort-chunks", "longest chunks first"),
     ("ar-norm",         "--norm-regularisers", "AR, TAR: L2 norms, not mean squares"),
     ("ar-detached",     "--detach-regularisers", "AR, TAR: no gradient (that is, none at all)"),
+    ("output-dropout",  "--dropout 0.25 --shared-masks", "output dropout 0.25, shared masks"),
     ("mask-per-step",   "--mask-per-step", "a weight mask per time step"),
     ("published-tied",  "--as-published --nhid 200 --eval_batch_size 10 --tied",
                         "the published code, tied (its experiment 4)"),
-    ("output-dropout",  "--dropout 0.25 --shared-masks", "output dropout 0.25, shared masks"),
 )
 MORE = (  # these go on from the model of `paper`
     ("averaged",        "--finetune --epochs 3", "paper, then 3 epochs of averaged SGD"),

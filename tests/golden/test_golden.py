@@ -12,15 +12,30 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden import awd_lstm_cases
+from tests.golden import (
+    awd_lstm_cases,
+    awd_lstm_scratch_cases,
+    sparse_seq_cases,
+    trellisnet_cases,
+)
+
+try:
+    from tests.golden import tnn_lm_cases
+except ImportError:  # no fairseq here, see README: Installing
+    tnn_lm_cases = None
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILT = {"awd_lstm": awd_lstm_cases.ADAPTERS}
+BUILT = {"awd_lstm": awd_lstm_cases.ADAPTERS,
+         "awd_lstm_scratch": awd_lstm_scratch_cases.ADAPTERS,
+         "trellisnet": trellisnet_cases.ADAPTERS,
+         "sparse_seq": sparse_seq_cases.ADAPTERS}
+if tnn_lm_cases:
+    BUILT["tnn_lm"] = tnn_lm_cases.ADAPTERS
 
 
 def golden_folders() -> list[Path]:
     if "GOLDEN_DIR" in os.environ:
-        return [Path(p) for p in os.environ["GOLDEN_DIR"].split(os.pathsep)]
+        return [Path(p).resolve() for p in os.environ["GOLDEN_DIR"].split(os.pathsep)]
     return [ROOT / "tests/golden/cases", ROOT.parent / "shared/golden"]
 
 
@@ -54,7 +69,7 @@ def parameters() -> list:
 def test_golden(case, path, adapter, part, tmp_path, monkeypatch):
     system = case.partition("/")[0]
     if adapter is None and system not in BUILT:
-        pytest.skip(f"{system} is not built yet")
+        pytest.skip(f"{system}: not built yet, or fairseq is missing")
     assert adapter is not None, f"no adapter knows {path}"
     monkeypatch.chdir(tmp_path)
     adapter(path, tmp_path, monkeypatch, *part)

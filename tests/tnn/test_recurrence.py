@@ -1,0 +1,88 @@
+"""One position at a time equals the whole sequence at once."""
+
+import pytest
+import torch
+
+from tnn import TnnModel, Tno
+from tnn.generate import generate, sampler
+from tnn.recurrence import MEMORIES, StateSpace, Window, lags_needed
+
+
+def operator(**options):
+    torch.manual_seed(0)
+    defaults = dict(causal=True, use_decay=True, gamma=0.95, layers=2)
+    return Tno(2, 3, 8, **(defaults | options)).eval()
+
+
+def whole(tno, v):
+    """v (b, n, c) -> Tno's outputs (b, n, c)."""
+    return tno(v.unflatten(-1, (tno.h, -1)).transpose(1, 2)).transpose(1, 2).flatten(-2)
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+@pytest.mark.parametrize("options", [{}, {"use_decay": False}, {"use_multi_decay": True}])
+@pytest.mark.parametrize(("n", "prompt"), [(1, 1), (2, 1), (33, 1), (34, 20), (64, 63)])
+@torch.no_grad()
+def test_equals_the_whole_sequence(name, options, n, prompt):
+    tno = operator(**options)
+    memory, v = MEMORIES[name](tno, n), torch.randn(2, n, 6)
+    parts = [memory(v[:, :prompt])]
+    if prompt < n:
+        parts.append(memory(v[:, prompt: prompt + 1]))
+        parts.append(memory(v[:, prompt + 1:]) if prompt + 1 < n else v[:, :0])
+    torch.testing.assert_close(torch.cat(parts, 1), whole(tno, v), atol=2e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_window_is_shorter_than_the_sequence():
+    tno = operator(gamma=0.6)
+    window = Window(tno, 1000)
+    assert window.K == lags_needed(tno, 1000) == 42  # 0.6^41 < 1e-9
+    v = torch.randn(1, 200, 6)
+    expected = whole(tno, v)
+    for prompt in (5, 100):
+        window = Window(tno, 1000)
+        y = torch.cat([window(v[:, :prompt]), window(v[:, prompt:])], 1)
+        torch.testing.assert_close(y, expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_state_space_is_long_and_exact():
+    """Error bound at the training length: relative to the largest output."""
+    tno = operator(gamma=0.99)
+    memory, v = StateSpace(tno, 512), torch.randn(1, 512, 6)
+    y = torch.cat([memory(v[:, :1]), memory(v[:, 1:])], 1)
+    expected = whole(tno, v)
+    assert (y - expected).abs().max() < 1e-5 * expected.abs().max()
+    with pytest.raises(ValueError, match="512 positions"):
+        memory(v[:, :1])
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+@torch.no_grad()
+def test_reordered_sequences(name):
+    tno, v = operator(), torch.randn(3, 12, 6)
+    memory, order = MEMORIES[name](tno, 12), torch.tensor([2, 0])
+    memory(v[:, :8])
+    memory.reorder(order)
+    torch.testing.assert_close(memory(v[order, 8:]), whole(tno, v)[order, 8:], atol=2e-5, rtol=0)
+
+
+def test_generation_does_not_depend_on_the_memory():
+    torch.manual_seed(1)
+    model = TnnModel(13, 16, 2).eval()
+    prompt = torch.randint(13, (2, 5))
+    texts = [generate(model, prompt, 30, sampler(1.0, 3), memory)
+             for memory in ("full", "window", "etsc")]
+    assert texts[0].shape == (2, 35)
+    assert torch.equal(texts[0], texts[1])
+    assert torch.equal(texts[0], texts[2])
+
+
+def test_what_is_refused():
+    with pytest.raises(ValueError, match="causal"):
+        Window(operator(causal=False), 5)
+    with pytest.raises(ValueError, match="par_type"):
+        StateSpace(operator(par_type=2), 5)
+    with pytest.raises(ValueError, match="act_type"):
+        StateSpace(operator(act_type="silu"), 5)

@@ -1,0 +1,77 @@
+# What the scripts of this folder share; sourced, not run.
+set -euo pipefail
+
+HERE=$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+ROOT=$(dirname -- "$HERE")
+PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
+[ -x "$PYTHON" ] || PYTHON=$(command -v python3)
+export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
+# fairseq and its dependencies warn of their own old calls, dozens of lines at every start.
+export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}
+
+# stop MESSAGE ...: one line, exit code 2
+stop() {
+    echo "tnn: $*" >&2
+    exit 2
+}
+
+# usage LINE GIVEN LEAST: the command line, unless at least LEAST arguments were given
+usage() {
+    [ "$2" -ge "$3" ] || stop "usage: $1"
+}
+
+gpus_here() {
+    "$PYTHON" -c 'import torch; print(torch.cuda.device_count())'
+}
+
+# workers WANTED: how many processes train; without a GPU one, on the CPU
+workers() {
+    case $1 in *[!0-9]* | '' | 0) stop "GPUS is a positive number, not '$1'" ;; esac
+    local here
+    here=$(gpus_here)
+    if [ "$here" -eq 0 ]; then
+        [ "$1" -eq 1 ] || echo "tnn: no GPU here: one process on the CPU" >&2
+        echo 1
+    elif [ "$1" -gt "$here" ]; then
+        stop "GPUS=$1, but this machine has $here"
+    else
+        echo "$1"
+    fi
+}
+
+# update_freq SEQUENCES PER_WORKER WORKERS: gradient accumulation that keeps the paper's batch
+update_freq() {
+    if [ -n "${UPDATE_FREQ:-}" ]; then
+        echo "$UPDATE_FREQ"
+    elif [ $(($1 % ($2 * $3))) -ne 0 ]; then
+        stop "$1 sequences an update cannot be shared by $3 workers with $2 each: set UPDATE_FREQ"
+    else
+        echo $(($1 / ($2 * $3)))
+    fi
+}
+
+# need_data FOLDER: binarised data, or how to make it
+need_data() {
+    [ -f "$1/dict.txt" ] && [ -f "$1/train.idx" ] || stop "no prepared data in $1; to make it:" \
+        "./getdata.sh wt103-raw gpt2-bpe && bash tnn/prepare_lm_data.sh" \
+        "tnn/data/wikitext-103-raw $1"
+}
+
+# known_arch NAME: the original has many more architectures, which no script or paper uses
+known_arch() {
+    "$PYTHON" -m tnn.architectures "$1"
+}
+
+# smoke_data: embedded text, prepared within seconds; prints the folder
+smoke_data() {
+    local text=$HERE/data/smoke-text out=$HERE/data/data-bin/smoke
+    if [ ! -f "$out/dict.txt" ]; then
+        [ -f "$HERE/data/pydoc/train.txt" ] || "$PYTHON" "$ROOT/getdata.py" pydoc >&2
+        mkdir -p "$text"
+        head -n 1500 "$HERE/data/pydoc/train.txt" > "$text/train.txt"
+        head -n 150 "$HERE/data/pydoc/valid.txt" > "$text/valid.txt"
+        head -n 150 "$HERE/data/pydoc/test.txt" > "$text/test.txt"
+        DICT=build WORKERS=1 bash "$HERE/prepare_lm_data.sh" "$text" "$out" >&2
+    fi
+    echo "$out"
+}

@@ -1,0 +1,120 @@
+"""Continues a text with a trained autoregressive TNN, at a cost per token that does not grow.
+
+    python tnn/generate.py CHECKPOINT --data tnn/data/data-bin/wikitext-103 --prompt "464 2159" \
+                           --tokens 100 [--memory window|etsc|full]
+
+The prompt is tokens of the dictionary, separated by blanks (with GPT-2 byte pairs their numbers).
+window and etsc are recurrences (recurrence.py); full computes everything anew for each token: the
+reference. Prints prompt and continuation, and tokens per second on the error output.
+"""
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from torch import Tensor
+
+from tnn.recurrence import MEMORIES
+
+
+class DecoderLM:
+    """A decoder of the fairseq plugin, called as TnnModel is: tokens (b, n) -> logits (b, n, V)."""
+
+    def __init__(self, model):
+        self.decoder = model.decoder
+        if self.decoder.adaptive_softmax is not None:
+            raise ValueError("generation needs logits; this model has an adaptive softmax")
+
+    def operators(self):
+        return [layer.self_attn.gtu.toep for layer in self.decoder.layers]
+
+    def __call__(self, tokens: Tensor, memories: list | None = None) -> Tensor:
+        d = self.decoder
+        x = d.embed_scale * d.embed_tokens(tokens)
+        x = x if d.project_in_dim is None else d.project_in_dim(x)
+        for layer, memory in zip(d.layers, memories or [None] * len(d.layers), strict=True):
+            x = super(type(layer), layer).forward(x, memory=memory)
+        x = x if d.layer_norm is None else d.layer_norm(x)
+        return d.output_layer(x if d.project_out_dim is None else d.project_out_dim(x))
+
+
+def sampler(temperature: float, seed: int) -> Callable[[Tensor], Tensor]:
+    """logits (b, V) -> tokens (b, 1); temperature 0 takes the most likely one."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def choose(logits):
+        if temperature == 0:
+            return logits.argmax(-1, keepdim=True)
+        shares = torch.softmax(logits.float().cpu() / temperature, -1)
+        return torch.multinomial(shares, 1, generator=generator).to(logits.device)
+
+    return choose
+
+
+@torch.no_grad()
+def generate(model, tokens: Tensor, count: int, choose, memory: str = "window") -> Tensor:
+    """tokens (b, p) -> (b, p + count). model is a TnnModel or a DecoderLM in evaluation mode;
+    memory is a name of recurrence.MEMORIES, or "full"."""
+    memories = None
+    if memory != "full":
+        longest = tokens.shape[1] + count
+        memories = [MEMORIES[memory](tno, longest) for tno in model.operators()]
+    new = tokens
+    for _ in range(count):
+        logits = model(tokens if memories is None else new, memories)
+        new = choose(logits[:, -1])
+        tokens = torch.cat([tokens, new], dim=1)
+    return tokens
+
+
+def load(checkpoint: str, data: str):
+    """The model and the dictionary. Raises ValueError for a checkpoint that is no TNN."""
+    logging.disable(logging.WARNING)
+    from fairseq import checkpoint_utils
+
+    import tnn.fairseq_plugin  # noqa: F401
+    from tnn.fairseq_plugin.language_model import TnnLanguageModel
+
+    models, _, task = checkpoint_utils.load_model_ensemble_and_task(
+        [checkpoint], arg_overrides={"data": data})
+    if not isinstance(models[0], TnnLanguageModel):
+        raise ValueError(f"{checkpoint} holds no autoregressive TNN")
+    return DecoderLM(models[0].eval()), task.source_dictionary
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("checkpoint")
+    p.add_argument("--data", required=True, help="folder with the dictionary")
+    p.add_argument("--prompt", default="", help="tokens, separated by blanks")
+    p.add_argument("--tokens", type=int, default=100, help="how many to add")
+    p.add_argument("--memory", choices=(*MEMORIES, "full"), default="window")
+    p.add_argument("--temperature", type=float, default=1.0, help="0: always the most likely token")
+    p.add_argument("--seed", type=int, default=1)
+    args = p.parse_args()
+    try:
+        for path in (args.checkpoint, f"{args.data}/dict.txt"):
+            if not Path(path).is_file():
+                raise ValueError(f"no file {path}")
+        model, dictionary = load(args.checkpoint, args.data)
+    except ValueError as error:
+        print(f"generate: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    ids = [dictionary.eos(), *(dictionary.index(word) for word in args.prompt.split())]
+    start = time.perf_counter()
+    out = generate(model, torch.tensor([ids]), args.tokens,
+                   sampler(args.temperature, args.seed), args.memory)
+    seconds = time.perf_counter() - start
+    print(dictionary.string(out[0, 1:]))
+    print(f"{args.tokens / seconds:.1f} tokens/s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Fine-tunes a masked language model on one GLUE task, fairseq's recipe for RoBERTa.
+#
+#   bash script_glue.sh TASK DATA_DIR CHECKPOINT [further flags of fairseq-train]
+#
+#   TASK        MNLI QNLI QQP RTE SST-2 MRPC CoLA STS-B
+#   DATA_DIR    the task's folder TASK-bin, as fairseq's preprocess_GLUE_tasks.sh makes it
+#               (./getdata.sh glue gpt2-bpe; the script is in fairseq/examples/roberta)
+#   CHECKPOINT  of train_blm.sh
+#   CKPT_DIR    what is trained  (tnn/checkpoints/glue/TASK)
+#   ARCH        (roberta_tnn_v2_decay_99)
+source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+usage 'bash script_glue.sh TASK DATA_DIR CHECKPOINT [further flags of fairseq-train]' $# 3
+TASK=$1 DATA_DIR=$2 CHECKPOINT=$3
+shift 3
+ARCH=${ARCH:-roberta_tnn_v2_decay_99}
+#               classes lr   batch updates warm-up
+case $TASK in
+    MNLI)  set -- 3 1e-5 32 123873 7432 "$@" ;;
+    QNLI)  set -- 2 1e-5 32 33112 1986 "$@" ;;
+    QQP)   set -- 2 1e-5 32 113272 28318 "$@" ;;
+    RTE)   set -- 2 2e-5 16 2036 122 "$@" ;;
+    SST-2) set -- 2 1e-5 32 20935 1256 "$@" ;;
+    MRPC)  set -- 2 1e-5 16 2296 137 "$@" ;;
+    CoLA)  set -- 2 1e-5 16 5336 320 "$@" ;;
+    STS-B) set -- 1 2e-5 16 3598 214 "$@" ;;
+    *) stop "TASK is one of MNLI QNLI QQP RTE SST-2 MRPC CoLA STS-B, not '$TASK'" ;;
+esac
+CLASSES=$1 LR=$2 BATCH=$3 UPDATES=$4 WARMUP=$5
+shift 5
+[ -f "$DATA_DIR/input0/dict.txt" ] || stop "no $DATA_DIR/input0/dict.txt: ./getdata.sh glue" \
+    "gpt2-bpe, then fairseq's examples/roberta/preprocess_GLUE_tasks.sh"
+[ -f "$CHECKPOINT" ] || stop "no checkpoint $CHECKPOINT: train one with bash tnn/script_blm.sh"
+best=(--best-checkpoint-metric accuracy --maximize-best-checkpoint-metric)
+[ "$TASK" != STS-B ] || best=(--regression-target --best-checkpoint-metric loss)
+known_arch "$ARCH"
+mkdir -p "$HERE/logs"
+
+"$PYTHON" -m fairseq_cli.train --user-dir "$HERE/fairseq_plugin" "$DATA_DIR" \
+    --restore-file "$CHECKPOINT" --save-dir "${CKPT_DIR:-$HERE/checkpoints/glue/$TASK}" \
+    --reset-optimizer --reset-dataloader --reset-meters \
+    --max-positions 512 --batch-size "$BATCH" --max-tokens 4400 \
+    --required-batch-size-multiple 1 \
+    --task sentence_prediction --criterion sentence_prediction --num-classes "$CLASSES" \
+    --init-token 0 --separator-token 2 \
+    --arch "$ARCH" --dropout 0.1 --attention-dropout 0.1 --weight-decay 0.1 \
+    --optimizer adam --adam-betas '(0.9, 0.98)' --adam-eps 1e-06 --clip-norm 0.0 \
+    --lr-scheduler polynomial_decay --lr "$LR" --total-num-update "$UPDATES" \
+    --warmup-updates "$WARMUP" --max-epoch 10 --find-unused-parameters \
+    "${best[@]}" "$@" 2>&1 | tee -a "$HERE/logs/glue-$TASK.log"

@@ -1,0 +1,191 @@
+"""Products with Toeplitz matrices: y_i = sum_j t(i - j) x_j (section 3.2, equation 5).
+
+Letters: n length, L number of coefficients, N length of the FFT; ... any further axes.
+
+The coefficients t lie along one axis in the order of a circulant's first column:
+
+    causal         L = n        t(0) t(1) .. t(n-1)                       t(-k) = 0
+    bidirectional  L = 2n - 1   t(0) t(1) .. t(n-1)  t(-(n-1)) .. t(-1)
+
+so their number says which of the two is meant. toeplitz_plain is the equation, a product with the
+dense matrix: O(n^2). toeplitz_product gives the same numbers in O(n log n).
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+from torch.autograd.function import Function, once_differentiable
+
+from tnn import toeplitz_cpu
+
+HALF = (torch.float16, torch.bfloat16)
+# Up to here the dense product is used. On a CPU transforms win from n = 4 on, whatever the batch
+# (benchmarks/tnn_operator.py --dense), and at n = 1 there is nothing to transform.
+DENSE_UP_TO = 1
+
+
+def toeplitz_matrix(t: Tensor, n: int) -> Tensor:
+    """Coefficients t (..., L) -> matrix T (..., n, n), T[i, j] = t(i - j).
+
+    Raises ValueError unless L is n or 2n - 1.
+    """
+    _check_length(t.shape[-1], n)
+    before = t[..., n:] if t.shape[-1] > n else t.new_zeros(*t.shape[:-1], n - 1)
+    by_lag = torch.cat([before, t[..., :n]], dim=-1)  # lags -(n-1) .. n-1
+    # window i of the reversed list starts at lag i; rows i = n-1 .. 0 of T, hence the second flip
+    return by_lag.flip(-1).unfold(-1, n, 1).flip(-2)  # (..., n, n)
+
+
+def toeplitz_plain(x: Tensor, t: Tensor, dim: int = -2) -> Tensor:
+    """The equation itself, with the dense matrix: the reference for toeplitz_product."""
+    _check_length(t.shape[dim], x.shape[dim])
+    return _along_last(_dense, x, t, dim)
+
+
+def toeplitz_product(x: Tensor, t: Tensor, dim: int = -2) -> Tensor:
+    """y_i = sum_j t(i - j) x_j along axis `dim`, counted from the end (negative).
+
+    x (..., n, d) and t (..., n or 2n-1, d) for the default dim = -2; on every other axis they
+    broadcast against each other, so t (h, L, d) serves x (b, h, n, d). For an axis further left
+    give t the axes between: rows of images x (b, h, H, W, d) take t (h, L, 1, d) and dim = -3.
+    Returns y in x's shape and dtype; half precision is computed in float32. Differentiable once.
+    Raises ValueError if the number of coefficients is neither n nor 2n - 1.
+    """
+    n = x.shape[dim]
+    _check_length(t.shape[dim], n)
+    product = _dense if n <= DENSE_UP_TO else _CircularConvolution.apply
+    return _along_last(product, x, t, dim)
+
+
+def toeplitz_with_spectrum(x: Tensor, spectrum: Tensor, dim: int = -2) -> Tensor:
+    """toeplitz_product without gradients, for coefficients kept as kernel_spectrum(t, n, dim)."""
+    return _along_last(_with_spectrum, x, spectrum, dim)
+
+
+def kernel_spectrum(t: Tensor, n: int, dim: int = -2) -> Tensor:
+    """Coefficients t (L on axis dim) -> the spectrum of the circulant's first column, with
+    fft_length(n) // 2 + 1 frequencies on that axis."""
+    last = _widened(t.movedim(dim, -1))
+    return _spectrum(last.flatten(0, -2), n).view(*last.shape[:-1], -1).movedim(-1, dim)
+
+
+@functools.cache
+def fft_length(n: int) -> int:
+    """The shortest even N >= 2n - 1 with no prime factor above 5: nothing wraps around into the
+    first n outputs, and FFTs of such lengths are fast."""
+    size = 2 * n
+    while True:
+        rest = size
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        if rest == 1:
+            return size
+        size += 2
+
+
+def _along_last(product, x, t, dim):
+    """Calls product(x (B, R, n), t (R, L)): axes over which t is shared become one batch axis, the
+    others one axis of rows."""
+    dtype = x.dtype
+    x, t = _widened(x.movedim(dim, -1)), _widened(t.movedim(dim, -1))
+    t = t[(None,) * (x.ndim - t.ndim)]
+    x = x.expand(*torch.broadcast_shapes(x.shape[:-1], t.shape[:-1]), x.shape[-1])
+    shared = [i for i in range(x.ndim - 1) if t.shape[i] == 1 != x.shape[i]]
+    order = shared + [i for i in range(x.ndim) if i not in shared]
+    moved = x.permute(order)
+    rows = t.permute(order).flatten(0, -2)  # (R, L)
+    # Autocast would compute the products in half precision.
+    with torch.autocast(x.device.type, enabled=False):
+        y = product(moved.reshape(-1, len(rows), x.shape[-1]), rows)  # (B, R, n)
+    y = y.reshape(moved.shape).permute([order.index(i) for i in range(x.ndim)])
+    return y.movedim(-1, dim).to(dtype)
+
+
+def _check_length(length, n):
+    if length not in (n, 2 * n - 1):
+        raise ValueError(f"toeplitz: {length} coefficients for length {n}; a causal matrix takes "
+                         f"{n}, a bidirectional one {2 * n - 1}")
+
+
+def _widened(x):
+    return x.float() if x.dtype in HALF else x
+
+
+def _dense(x, t):
+    matrices = toeplitz_matrix(t, x.shape[-1])  # (R, n, n)
+    return torch.bmm(matrices, x.permute(1, 2, 0)).permute(2, 0, 1).contiguous()  # (B, R, n)
+
+
+def _spectrum(t, n):
+    """t (R, L) -> A (R, F)."""
+    size = fft_length(n)
+    if t.device.type == "cpu":
+        return toeplitz_cpu.spectrum(t, n, size)
+    return torch.fft.rfft(_circulant(t, n, size))
+
+
+def _with_spectrum(x, A):
+    """x (B, R, n), A (R, F) -> (B, R, n)."""
+    size = fft_length(x.shape[-1])
+    if x.device.type == "cpu":
+        return toeplitz_cpu.forward(x, A, size, keep=False)[0]
+    return torch.fft.irfft(_padded_rfft(x, size) * A, size)[..., : x.shape[-1]].contiguous()
+
+
+def _circulant(t, n, size):
+    """t (..., L) -> first column (..., size): positive lags first, negative lags at the end."""
+    column = t.new_zeros(*t.shape[:-1], size)
+    column[..., :n] = t[..., :n]
+    if t.shape[-1] > n:
+        column[..., size - n + 1:] = t[..., n:]
+    return column
+
+
+def _padded_rfft(x, size):
+    # The copy makes the sequence axis contiguous: along a strided one the FFT takes several times
+    # as long.
+    padded = x.new_zeros(*x.shape[:-1], size)
+    padded[..., : x.shape[-1]] = x
+    return torch.fft.rfft(padded)
+
+
+class _CircularConvolution(Function):
+    """x (B, R, n), t (R, L) -> y (B, R, n). With X, A, G the spectra of x, t and of the gradient
+    of y: y = F^-1(X A), dx = F^-1(G conj(A)), dt = F^-1(sum over B of G conj(X)). X and A are
+    kept, so each operand is transformed once."""
+
+    @staticmethod
+    def forward(ctx, x, t):
+        n = x.shape[-1]
+        size = fft_length(n)
+        keep_X, keep_A = ctx.needs_input_grad[1], ctx.needs_input_grad[0]
+        A = _spectrum(t, n)
+        if x.device.type == "cpu":
+            y, X = toeplitz_cpu.forward(x, A, size, keep_X)
+        else:
+            X = _padded_rfft(x, size)
+            y = torch.fft.irfft(X * A, size)[..., :n].contiguous()
+        ctx.lengths = n, t.shape[-1], size
+        ctx.save_for_backward(X if keep_X else None, A if keep_A else None)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        X, A = ctx.saved_tensors
+        n, lags, size = ctx.lengths
+        if dy.device.type == "cpu":
+            return toeplitz_cpu.backward(dy, X, A, lags, size)
+        G = _padded_rfft(dy, size)
+        dx = dt = None
+        if A is not None:
+            dx = torch.fft.irfft(G * A.conj(), size)[..., :n]
+        if X is not None:
+            # sum of conj(X) G in place, as the conjugate of conj(G) X
+            column = torch.fft.irfft(G.conj_physical_().mul_(X).sum(0).conj_physical(), size)
+            dt = column[..., :n]
+            if lags > n:
+                dt = torch.cat([dt, column[..., size - n + 1:]], dim=-1)
+        return dx, dt

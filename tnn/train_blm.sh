@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Masked language model, 512 sequences of up to 512 tokens an update, 50,000 updates.
+#
+#   bash train_blm.sh GPUS ARCH DATA_DIR [further flags of fairseq-train]
+#   CKPT_DIR     checkpoints  (tnn/checkpoints/roberta/ARCH); a run that was interrupted continues
+#   UPDATE_FREQ  batches of 4 sequences per worker and update  (512 / 4 / GPUS)
+#
+# Recommended for new runs: --mask-padding (tnn/README.md, quirks).
+source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+usage 'bash train_blm.sh GPUS ARCH DATA_DIR [further flags of fairseq-train]' $# 3
+GPUS=$(workers "$1") ARCH=$2 DATA_DIR=$3
+shift 3
+known_arch "$ARCH"
+need_data "$DATA_DIR"
+UPDATE_FREQ=$(update_freq 512 4 "$GPUS")
+CKPT_DIR=${CKPT_DIR:-$HERE/checkpoints/roberta/$ARCH}
+mkdir -p "$HERE/logs"
+
+"$PYTHON" -m fairseq_cli.train --user-dir "$HERE/fairseq_plugin" "$DATA_DIR" \
+    --save-dir "$CKPT_DIR" \
+    --distributed-world-size "$GPUS" \
+    --task masked_lm --criterion masked_lm \
+    --arch "$ARCH" --sample-break-mode complete --tokens-per-sample 512 \
+    --optimizer adam --adam-betas '(0.9, 0.98)' --adam-eps 1e-06 --clip-norm 1.0 \
+    --lr-scheduler polynomial_decay --lr 0.0005 --warmup-updates 3000 --total-num-update 50000 \
+    --dropout 0.1 --attention-dropout 0.1 --weight-decay 0.2 \
+    --batch-size 4 --update-freq "$UPDATE_FREQ" \
+    --ddp-backend legacy_ddp --find-unused-parameters \
+    --save-interval-updates 1000 \
+    --max-update 50000 --log-format simple --log-interval 1 \
+    "$@" 2>&1 | tee -a "$HERE/logs/$ARCH.log"
