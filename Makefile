@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 # ------------------------------------------------------------------------------------- tests
-demo: setup demo-awd-lstm demo-trellisnet  ## every system trains, evaluates and reports, in minutes, on embedded text
+demo: setup demo-awd-lstm demo-awd-scratch demo-trellisnet demo-sparse-seq  ## every system trains, evaluates and reports, in minutes, on embedded text
 	@$(PY) results/report.py --html runs/demo/index.html --from runs/demo
 
 test: setup data-pydoc data-digits  ## the test suite (golden numbers, unit, end to end)
