@@ -103,16 +103,16 @@ reproduce-sparse-pos-figure: setup data-pos  ## Figure 3 on CoNLL-2000: the grid
 	$(PY) $(SPARSE-POS)/figure.py
 
 # --------------------------------------------------------- small versions, recorded in results/records
-SMALL-LM = --data data/penn --emsize 32 --nlayers 3 --batch_size 40 --epochs 2 --seed 0 \
+SMALL-LM = --data data/penn --emsize 32 --nlayers 3 --batch_size 40 --epochs 3 --seed 0 \
 	--dropout 0.2 --dropouth 0.1 --dropouti 0.2 --dropoute 0 --wdrop 0.2 --log-dir metrics
 SMALL-RECITE = --data ../penn-slice --epochs 60 --lr 5 --bptt 35 --log-dir metrics
 small-run = $(RECORD) run $(1)-small main --shrunk $(2) --resume-flag=--resume --resume-if run/state.pt --
 
 .PHONY: reproduce-sparse-ptb-small reproduce-sparse-recite-small
-reproduce-sparse-ptb-small: setup data-ptb  ## dense and sparse at equal size, PTB, 2 epochs
-	$(call small-run,sparse-ptb-dense,"32 -> 96 -> 96 -> 32 and 2 epochs") $(SPARSE-LM)/main.py \
+reproduce-sparse-ptb-small: setup data-ptb  ## dense and sparse at equal size, PTB, 3 epochs
+	$(call small-run,sparse-ptb-dense,"32 -> 96 -> 96 -> 32 and 3 epochs") $(SPARSE-LM)/main.py \
 		--nhid 96 $(SMALL-LM) --save run
-	$(call small-run,sparse-ptb,"32 -> 144 -> 144 -> 32 and 2 epochs") $(SPARSE-LM)/main.py \
+	$(call small-run,sparse-ptb,"32 -> 144 -> 144 -> 32 and 3 epochs") $(SPARSE-LM)/main.py \
 		--nhid 144 --sparse_mode sparse_hidden --sparse_fract 0.66666 $(SMALL-LM) --save run
 	$(RECORD) finish sparse-ptb-dense-small main
 	$(RECORD) finish sparse-ptb-small main
