@@ -33,8 +33,9 @@ test: setup data-pydoc data-digits  ## the test suite (golden numbers, unit, end
 test-full: setup data-pydoc data-digits  ## the same and the slow ones (real data, full-size models)
 	$(PY) -m pytest
 
-lint: setup  ## style and obvious mistakes
+lint: setup  ## style, obvious mistakes, types of the public signatures
 	$(PY) -m ruff check .
+	$(PY) -m mypy
 
 bench: setup  ## speed against the plain form, side by side
 	$(PY) benchmarks/awd_lstm_kernels.py

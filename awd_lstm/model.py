@@ -21,7 +21,7 @@ Hidden = list  # per layer: (h, c) for LSTM, h for GRU, c for QRNN; each tensor 
 class LSTM(nn.LSTM):
     """A torch.nn.LSTM layer computed by awd_lstm.lstm: (T, B, I), (h, c) -> (T, B, H), (h, c)."""
 
-    def forward(self, x: Tensor, hidden: tuple[Tensor, Tensor]):
+    def forward(self, x: Tensor, hidden: tuple[Tensor, Tensor]):  # type: ignore[override]
         return lstm(x, hidden, self.weight_ih_l0, self.weight_hh_l0,
                     self.bias_ih_l0, self.bias_hh_l0)
 
@@ -73,9 +73,9 @@ class RNNModel(nn.Module):
 
     def _layer(self, index: int, size_in: int, size: int) -> nn.Module:
         if self.rnn_type == "QRNN":
-            layer = QRNNLayer(size_in, size, save_prev_x=True, window=2 if index == 0 else 1)
-            layer.linear = FastWeightDrop(layer.linear, ["weight"], dropout=self.wdrop)
-            return layer
+            qrnn = QRNNLayer(size_in, size, save_prev_x=True, window=2 if index == 0 else 1)
+            qrnn.linear = FastWeightDrop(qrnn.linear, ["weight"], dropout=self.wdrop)
+            return qrnn
         layer = (LSTM if self.rnn_type == "LSTM" else nn.GRU)(size_in, size)
         return FastWeightDrop(layer, ["weight_hh_l0"], self.wdrop) if self.wdrop else layer
 

@@ -61,9 +61,9 @@ class ASGD(torch.optim.Optimizer):
 
     def _update(self, params: list[torch.Tensor], group: dict) -> None:
         eta, mu = self.state[params[0]]["eta"], self.state[params[0]]["mu"]
-        grads = [p.grad for p in params]
+        grads = [p.grad for p in params if p.grad is not None]
         if group["weight_decay"]:
-            grads = torch._foreach_add(grads, params, alpha=group["weight_decay"])
+            grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
         torch._foreach_add_(params, grads, alpha=-eta)
         torch._foreach_lerp_([self.state[p]["ax"] for p in params], params, mu)
         for p in params:

@@ -150,31 +150,36 @@ class SparseEmbedding(nn.Module):
             _Block(num_embeddings - start, width)
             for start, width in zip(self.start_ids, self.block_widths, strict=True))
         self.decoder_bias = nn.Parameter(torch.empty(num_embeddings)) if has_decoder else None
-        self._index = None           # per block first word, width, offset; made on first use
+        self._index: Tensor | None = None  # per block first word, width, offset; made on first use
         self.init_weights()
+
+    @property
+    def weights(self) -> list[nn.Parameter]:
+        """The blocks' matrices, (V - start_i, width_i) each."""
+        return list(self.embedders.parameters())
 
     def init_weights(self) -> None:
         """Uniform(-0.1, 0.1), block after block; bias 0."""
-        for block in self.embedders:
-            nn.init.uniform_(block.weight, -0.1, 0.1)
+        for weight in self.weights:
+            nn.init.uniform_(weight, -0.1, 0.1)
         if self.decoder_bias is not None:
             nn.init.zeros_(self.decoder_bias)
 
     def n_trainable_params(self) -> int:
         """Entries that exist, the decoder's bias not counted."""
-        return sum(block.weight.numel() for block in self.embedders)
+        return sum(weight.numel() for weight in self.weights)
 
     def full_weight(self) -> Tensor:
         """The whole matrix (V, E), zeros included: the plain form."""
-        return torch.cat([F.pad(block.weight, (0, 0, start, 0)) for block, start
-                          in zip(self.embedders, self.start_ids, strict=True)], 1)
+        return torch.cat([F.pad(weight, (0, 0, start, 0)) for weight, start
+                          in zip(self.weights, self.start_ids, strict=True)], 1)
 
     def forward(self, words: Tensor) -> Tensor:
         """words (T, B) int64 -> (T, B, E). Without dropouti words may have any shape."""
         vectors = self._lookup(words)
         if not self.training:
             return vectors
-        weight = self.embedders[0].weight
+        weight = self.weights[0]
         if self.dropoute:
             mask = dropout_mask(weight, (self.num_embeddings, 1), self.dropoute)
             vectors = vectors * mask[words, 0].unsqueeze(-1)
@@ -190,25 +195,24 @@ class SparseEmbedding(nn.Module):
 
     def _lookup(self, words: Tensor) -> Tensor:
         max_norm, norm_type, by_frequency = self.options
-        if len(self.embedders) == 1:
-            return F.embedding(words, self.embedders[0].weight, None, max_norm, norm_type,
-                               by_frequency)
+        weights = self.weights
+        if len(weights) == 1:
+            return F.embedding(words, weights[0], None, max_norm, norm_type, by_frequency)
         if max_norm is not None or by_frequency:
             return self._lookup_by_block(words)
         # One gather from all blocks laid end to end, behind a zero for what does not exist.
         start, width, offset = self._places(words.device)
         place = offset + (words.unsqueeze(-1) - start) * width                    # (.., E)
         place = place.masked_fill_(words.unsqueeze(-1) < start, 0)
-        flat = torch.cat([self.embedders[0].weight.new_zeros(1),
-                          *(block.weight.flatten() for block in self.embedders)])
+        flat = torch.cat([weights[0].new_zeros(1), *(weight.flatten() for weight in weights)])
         return flat[place]
 
     def _lookup_by_block(self, words: Tensor) -> Tensor:
         parts = []
-        for block, start in zip(self.embedders, self.start_ids, strict=True):
+        for weight, start in zip(self.weights, self.start_ids, strict=True):
             exists = words >= start
-            part = words.new_zeros((*words.shape, block.weight.shape[1]), dtype=block.weight.dtype)
-            part[exists] = F.embedding(words[exists] - start, block.weight, None, *self.options)
+            part = words.new_zeros((*words.shape, weight.shape[1]), dtype=weight.dtype)
+            part[exists] = F.embedding(words[exists] - start, weight, None, *self.options)
             parts.append(part)
         return torch.cat(parts, -1)
 
@@ -232,18 +236,19 @@ class SparseEmbedding(nn.Module):
 
         Between two starts all words have the same blocks: one product for each such stretch.
         """
-        if len(self.embedders) == 1:
-            return F.linear(hidden, self.embedders[0].weight, self.decoder_bias)
+        weights = self.weights
+        if len(weights) == 1:
+            return F.linear(hidden, weights[0], self.decoder_bias)
         pieces = hidden.split(self.block_widths, -1)
         edges = sorted({*self.start_ids, self.num_embeddings})
         logits = []
         for first, end in pairwise(edges):
             own = [i for i, start in enumerate(self.start_ids) if start <= first]
-            weight = torch.cat([self.embedders[i].weight[first - self.start_ids[i]:
-                                                         end - self.start_ids[i]] for i in own], 1)
+            weight = torch.cat([weights[i][first - self.start_ids[i]:end - self.start_ids[i]]
+                                for i in own], 1)
             logits.append(torch.cat([pieces[i] for i in own], -1) @ weight.t())
-        logits = torch.cat(logits, -1)
-        return logits if self.decoder_bias is None else logits + self.decoder_bias
+        whole = torch.cat(logits, -1)
+        return whole if self.decoder_bias is None else whole + self.decoder_bias
 
     def extra_repr(self) -> str:
         return (f"{self.num_embeddings}, {self.embedding_dim}, blocks={len(self.embedders)}, "

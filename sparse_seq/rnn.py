@@ -19,6 +19,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -110,7 +111,7 @@ def _reduced(i: int, h: int, a: float, b: float) -> tuple[int, float, bool]:
     return k, min(delta, 1.0), delta > 1
 
 
-def dense_parameters(i: int, h: int) -> float:
+def dense_parameters(i: float, h: float) -> float:
     """Parameters of a dense LSTM layer i -> h, one direction."""
     return 4 * (i * h + h * h + 2 * h)
 
@@ -147,7 +148,8 @@ class SparseLSTM(nn.Module):
         self.bidirectional, self.wdrop, self.form = bidirectional, wdrop, form
         self.composition = compose(input_size, hidden_size, blocks, density, reduce_in, reduce_out)
         by_reduction = not (blocks > 0 and 1 / blocks <= density <= 1)
-        self.reduce = (reduce_in, reduce_out) if by_reduction else None
+        self.reduce: tuple[float, float] | None = \
+            (reduce_in, reduce_out) if by_reduction else None
         self.LSTMs = nn.ModuleList(
             self._block(i1 - i0, o1 - o0) for (i0, i1), (o0, o1)
             in zip(self.composition.inputs, self.composition.outputs, strict=True))
@@ -176,7 +178,7 @@ class SparseLSTM(nn.Module):
     def block_weights(self, c: int) -> list[Tensor]:
         """The tensors that block c computes with: weight_ih, weight_hh, bias_ih, bias_hh, and these
         of the other direction. Draws the block's dropout mask: call it once a forward, in order."""
-        block = self.LSTMs[c]
+        block: Any = self.LSTMs[c]
         lstm = block.module if self.wdrop else block
         suffixes = ("", "_reverse") if self.bidirectional else ("",)
         names = [f"{name}_l0{suffix}" for suffix in suffixes
@@ -194,7 +196,8 @@ class SparseLSTM(nn.Module):
         return self.composition.parameters * (2 if self.bidirectional else 1)
 
     def _shortfall(self) -> str:
-        i, h, (a, b) = self.input_size, self.hidden_size, self.reduce
+        i, h = self.input_size, self.hidden_size
+        a, b = self.reduce or (1, 1)
         asked = dense_parameters(a * i, b * h)
         return (f"SparseLSTM {i} -> {h} with reduce_in {a:g}, reduce_out {b:g}: every block "
                 f"already reads the whole input, so it has {self.composition.parameters:,} "
@@ -204,7 +207,7 @@ class SparseLSTM(nn.Module):
         """The facts of the layer, under the original's names. "sparseness" is its density:
         parameters divided by those of a dense layer of the same sizes."""
         i, h, comp = self.input_size, self.hidden_size, self.composition
-        info = {"ninp": i, "nhid": h, "wdrop": self.wdrop, "density": comp.density}
+        info: dict[str, object] = {"ninp": i, "nhid": h, "wdrop": self.wdrop, "density": comp.density}
         if self.reduce:
             a, b = self.reduce
             info |= {"reduce_in": a, "reduce_out": b}

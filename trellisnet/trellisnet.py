@@ -64,7 +64,8 @@ class TrellisNet(nn.Module):
         self.wdrop, self.temporalwdrop = wdrop, temporalwdrop
         self.dilations = tuple(dilation[i % len(dilation)] for i in range(nlevels))
         self.taps = aux_levels(nlevels, aux_frequency)
-        self.plain, self.checkpoint_levels, self.fir, self.fuse = False, 0, False, None
+        self.plain, self.checkpoint_levels, self.fir = False, 0, False
+        self.fuse: tuple | None = None
         self._make_parameters()
 
     def _make_parameters(self) -> None:

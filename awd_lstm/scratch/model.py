@@ -71,7 +71,8 @@ class VariationalDropout(nn.Module):
 
     def __init__(self, p: float):
         super().__init__()
-        self.p, self.mask = p, None
+        self.p = p
+        self.mask: Tensor | None = None
 
     def forward(self, x: Tensor, timestep: int) -> Tensor:
         """x (B, n) -> (B, n). With all time steps at once, (T, B, n), give timestep 0."""
@@ -182,11 +183,11 @@ class AWD_LSTM(nn.Module):
         h, c = list(hidden[0]), list(hidden[1])
         x = self.drop_inp(x, 0)
         for k, layer in enumerate(self.layers):
-            U, raw = layer(), []
+            U, steps = layer(), []
             for Wx_t in layer.cell.i2h(x):                                    # (B, 4*out)
                 h[k], c[k] = layer.cell.step(Wx_t, h[k], c[k], U)
-                raw.append(h[k])
-            raw = torch.stack(raw)                                            # (T, B, out)
+                steps.append(h[k])
+            raw = torch.stack(steps)                                          # (T, B, out)
             x = self.drops[k](raw, 0)
         return x, raw, (h, c)
 

@@ -3,6 +3,8 @@
 Letters: T time, B batch, E embedding size, H hidden size per direction, N tokens of a batch.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -74,12 +76,12 @@ class Tagger(nn.Module):
     @property
     def lstm_options(self) -> nn.LSTM:
         """The LSTM itself, whether or not weight drop is around it."""
-        return self.lstm.module if isinstance(self.lstm, WeightDrop) else self.lstm
+        return cast(nn.LSTM, getattr(self.lstm, "module", self.lstm))
 
     def _weights(self) -> list[list[list[Tensor]]]:
         """Per layer and direction: weight_ih, weight_hh (dropped), bias_ih, bias_hh."""
         lstm, names = self.lstm_options, ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        tensors = dict(lstm.named_parameters())
+        tensors: dict[str, Tensor] = dict(lstm.named_parameters())
         if isinstance(self.lstm, WeightDrop):
             raw = tensors["weight_hh_l0_raw"]
             if self.training and self.lstm.dropout:
