@@ -1,6 +1,6 @@
 """Puts published numbers and our recorded runs side by side.
 
-    python results/report.py                               results/README.md and results/figures/
+    python results/report.py                 results/README.md, results/figures/, the README's table
     python results/report.py --html OUT.html --from runs/demo    one page about the runs in a folder
 
 The first reads results/published.csv and results/records/*/*.json (written by `record.py finish`);
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from results import curves, machine, page, published  # noqa: E402
+from results import curves, machine, overview, page, published  # noqa: E402
 from results.store import UserError, read_json  # noqa: E402
 
 INTRO = """# Results
@@ -139,7 +139,10 @@ def other_rows(records):
         for step in record["steps"]:
             metric, numbers = own_numbers(step)
             note = "; ".join(["smoke run"] * bool(record.get("smoke")) + [step["shrunk"] or ""])
-            rows.append([record["row"], step["step"], metric, numbers,
+            name = published.metric_of(step)
+            pace = published.seconds_per_epoch(step)
+            rows.append([record["row"], step["step"], metric, numbers, early(step, name, 1),
+                         early(step, name, 10), "-" if pace is None else f"{pace:.1f}",
                          published.duration(step["wall_seconds"]), commit_of(step),
                          machine.describe(step["hardware"]),
                          f"`{command_line(step['command'])}`", note.strip("; ") or "-"])
@@ -161,8 +164,9 @@ def readme(lines, records, figures):
     text += ["## Other recorded runs", ""]
     if others:
         text += ["Other sizes or settings than a published row: not to be compared with it.", "",
-                 *table(["run", "step", "metric", "ours", "wall time", "commit", "hardware",
-                         "command", "note"], other_rows(others)), ""]
+                 *table(["run", "step", "metric", "ours", "after epoch 1", "after epoch 10",
+                         "s/epoch", "wall time", "commit", "hardware", "command", "note"],
+                        other_rows(others)), ""]
         text += [f"![{figures[r['path']]}]({figures[r['path']]})" for r in others
                  if r["path"] in figures]
     else:
@@ -253,6 +257,7 @@ def main(argv=None):
         figures = draw(records, lines, args.results / "figures")
         path = args.results / "README.md"
         path.write_text(readme(lines, records, figures))
+        overview.write(args.results.parent / "README.md", lines, records)
         print(f"{path}: {len(records)} recorded runs, {len(figures)} figures")
         return 0
     except (UserError, OSError, json.JSONDecodeError) as error:
