@@ -104,7 +104,7 @@ def truncated_lstm(lstm: nn.LSTM, x: Tensor, window: int) -> Tensor:
     return torch.stack([lstm(x[max(0, t + 1 - window):t + 1])[0][-1] for t in range(len(x))])
 
 
-def main(argv: list[str] | None = None) -> None:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description="Theorem 1 on a random LSTM",
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     for name, default in (("layers", 2), ("hidden", 20), ("inputs", 10), ("window", 12),
@@ -114,6 +114,11 @@ def main(argv: list[str] | None = None) -> None:
     for name, value in vars(args).items():
         if name != "seed" and value < 1:
             p.error(f"--{name} must be at least 1")
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
     torch.manual_seed(args.seed)
     lstm = nn.LSTM(args.inputs, args.hidden, args.layers)
     net = trellisnet_of(lstm, args.window)
