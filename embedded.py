@@ -6,6 +6,9 @@ pydoc       word corpus in the PTB format from the docstrings of the Python stan
 pydoc_char  the same text as characters, in the format of Mikolov's ptb.char.*.txt
 tagging     tokens of the library's source and their syntactic roles, two columns (.conll)
 digits      scikit-learn's 1,797 handwritten digits as one .npz with a train and a test part
+listops     2,400 trees by tnn/lra/listops.py, in the Long Range Arena's format
+pathfinder  2,000 images by tnn/lra/pathfinder.py, 32 x 32 pixels, in the Long Range Arena's layout
+aan_small   pairs of passages of docstrings, of one module or of two, in the format of LRA's AAN
 enwik8      a byte file split 90/5/5 and written as decimal numbers, as awd-lstm-lm did
 """
 
@@ -16,7 +19,10 @@ import inspect
 import io
 import keyword
 import pathlib
+import random
 import re
+import subprocess
+import sys
 import sysconfig
 import tokenize
 import warnings
@@ -67,8 +73,8 @@ def sentences(docstring):
                 yield tokens
 
 
-def stdlib_sentences():
-    """Return {top-level module: its sentences} from the source files of this interpreter's library.
+def stdlib_docstrings():
+    """Return {top-level module: docstrings} from the source files of this interpreter's library.
 
     Files are parsed, not imported. A docstring that was seen before is left out, so that no
     copied text stands both in train and in test.
@@ -81,8 +87,16 @@ def stdlib_sentences():
             for text in docstrings(path.read_bytes()):
                 if text not in seen:
                     seen.add(text)
-                    modules[parts[0].removesuffix(".py")] += sentences(text)
+                    modules[parts[0].removesuffix(".py")].append(text)
     return dict(modules)
+
+
+def stdlib_sentences():
+    """Return {top-level module: the sentences of its docstrings}."""
+    return {
+        module: [tokens for text in texts for tokens in sentences(text)]
+        for module, texts in stdlib_docstrings().items()
+    }
 
 
 def split_by_module(modules):
@@ -229,6 +243,69 @@ def digits(folder):
 
 
 # ------------------------------------------------------------------------------------------------
+# Long Range Arena: small sets in its formats, never to be reported as its own
+
+LRA = pathlib.Path(__file__).resolve().parent / "tnn" / "lra"
+
+
+def run_generator(script, *flags):
+    """Run a generator below tnn/lra. Raises OSError if it fails; it has said why."""
+    command = [sys.executable, str(LRA / script), *flags]
+    if code := subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+        raise OSError(f"{script} ended with status {code}")
+
+
+def listops(folder):
+    """Write basic_{train,val,test}.tsv with 2000, 200 and 200 trees."""
+    run_generator("listops.py", f"--out={folder}", "--train=2000", "--val=200", "--test=200")
+
+
+def pathfinder(folder):
+    """Write pathfinder32/ with 2,000 images in 20 folders."""
+    run_generator("pathfinder.py", f"--out={folder}", "--images=2000", "--per-folder=100")
+
+
+PASSAGE = 1500  # characters, at least
+PAIRS = {"train": 2000, "eval": 200, "test": 200}
+
+
+def passages(texts):
+    """Return docstrings joined to passages of at least PASSAGE characters, blanks made single."""
+    found, waiting = [], ""
+    for text in texts:
+        waiting = f"{waiting} {' '.join(text.split())}".lstrip()
+        if len(waiting) >= PASSAGE:
+            found.append(waiting)
+            waiting = ""
+    return found
+
+
+def aan_small(folder):
+    """Write new_aan_pairs.{train,eval,test}.tsv: label, two ids, two texts as Python writes bytes.
+
+    Half of the pairs are of one module (1.0), half of two (0.0). Every passage belongs to one
+    split; modules with fewer than 20 passages are left out.
+    """
+    modules = {name: passages(texts) for name, texts in stdlib_docstrings().items()}
+    modules = {name: found for name, found in modules.items() if len(found) >= 20}
+    rng = random.Random(0)
+    for place, (split, count) in enumerate(PAIRS.items()):
+        # Of ten passages in a row the ninth is for eval, the tenth for test.
+        own = {
+            name: [(f"{name}{i}", text) for i, text in enumerate(found)
+                   if max(i % 10 - 7, 0) == place]
+            for name, found in modules.items()
+        }  # fmt: skip
+        with open(folder / f"new_aan_pairs.{split}.tsv", "w", encoding="utf-8") as file:
+            for i in range(count):
+                one, two = rng.sample(sorted(own), 2)
+                pair = rng.sample(own[one], 2) if i % 2 else map(rng.choice, (own[one], own[two]))
+                (id1, text1), (id2, text2) = pair
+                fields = (float(i % 2), id1, id2, text1.encode(), text2.encode())
+                file.write("\t".join(map(str, fields)) + "\n")
+
+
+# ------------------------------------------------------------------------------------------------
 BLOCK = 1 << 20
 DECIMAL = ["\n" if byte == 10 else str(byte) for byte in range(256)]
 
@@ -272,5 +349,8 @@ BUILDERS = {
     "pydoc_char": pydoc_char,
     "tagging": tagging,
     "digits": digits,
+    "listops": listops,
+    "pathfinder": pathfinder,
+    "aan_small": aan_small,
     "enwik8": enwik8,
 }

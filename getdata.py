@@ -9,8 +9,9 @@ A download goes to data/.downloads/NAME.part and is continued from there after a
 is checked before it is used: by the checksum of the files inside where that is known, else by the
 archive's. An address that fails or gives a wrong file is followed by the next one; when all have
 failed, a file of that name that you put into data/ yourself is taken by the next run. Run twice,
-the second run does nothing. pydoc, pydoc-char and digits are built without network; pydoc is the
-text of this interpreter's library, so it differs between Python versions.
+the second run does nothing. pydoc, pydoc-char, tagging, digits, listops, pathfinder and aan-small
+are built without network; the texts among them are this interpreter's library, so they differ
+between Python versions.
 
 environment:
   DATA_DIR           where the data goes (data/ of the repository); no links are made if it is set
@@ -130,7 +131,7 @@ def install(entry, new, folder):
         new.chmod(0o777 & ~current_umask())
         os.rename(new, folder)
         return
-    for path in made:
+    for path in sorted(path.relative_to(new) for path in new.rglob("*") if path.is_file()):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         os.replace(new / path, folder / path)
     write_record(folder, record)
