@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 # ------------------------------------------------------------------------------------- tests
-demo: setup demo-awd-lstm demo-awd-scratch demo-trellisnet demo-sparse-seq  ## every system trains, evaluates and reports, in minutes, on embedded text
+demo: setup demo-awd-lstm demo-awd-scratch demo-trellisnet demo-sparse-seq demo-tnn-alm demo-tnn-im demo-tnn-lra  ## every system trains, evaluates and reports, in minutes, on embedded text
 	@$(PY) results/report.py --html runs/demo/index.html --from runs/demo
 
 test: setup data-pydoc data-digits  ## the test suite (golden numbers, unit, end to end)
@@ -43,6 +43,10 @@ bench: setup  ## speed against the plain form, side by side
 	$(PY) benchmarks/trellisnet_step.py
 	$(PY) benchmarks/sparse_seq.py
 	$(PY) benchmarks/tnn_operator.py
+	$(PY) benchmarks/tnn_block.py
+	$(PY) benchmarks/tnn_generate.py
+	$(PY) benchmarks/tnn_im.py
+	$(PY) benchmarks/tnn_lra.py
 
 report: setup  ## results/README.md from the recorded runs
 	$(PY) results/report.py
@@ -76,3 +80,6 @@ include awd_lstm/reproduce.mk
 include awd_lstm/scratch/reproduce.mk
 include trellisnet/reproduce.mk
 include sparse_seq/reproduce.mk
+include tnn/reproduce.mk
+include tnn/im/reproduce.mk
+include tnn/lra/reproduce.mk

@@ -5,7 +5,8 @@
 The plain form is the equation by FFT as the paper's code computes it: transforms of length 2n along
 the strided sequence axis, gradients by autograd. Both run in one process, in turn, on the same
 numbers; the largest difference of outputs and gradients is printed. --dense compares short lengths
-with the dense product, which is how tnn.toeplitz.DENSE_UP_TO was chosen.
+with the dense product, which is how tnn.toeplitz.DENSE_UP_TO was chosen; --cut compares all lags
+with those that decay has not made vanish, decay included, as for tnn.tno.SHORTEST_CUT.
 """
 
 import argparse
@@ -20,6 +21,7 @@ if __package__ in (None, ""):
 import torch
 
 from tnn import toeplitz as operator
+from tnn.tno import lags_until, powers
 
 HEADS, CHANNELS, TOKENS = 1, 1536, 4096  # the published layer; batch = TOKENS / n, at least 1
 
@@ -44,12 +46,22 @@ def median(values):
     return sorted(values)[len(values) // 2]
 
 
-def compare(forms: dict, n: int, repeats: int, device, batch: int | None = None) -> list[float]:
+def cut_forms(n: int) -> dict:
+    """{name: product of x and coefficients without decay}"""
+    lags = min(lags_until(0.99), n)
+    damping = powers(torch.full((HEADS, 1, CHANNELS), 0.99), n)
+    return {"all lags": lambda x, r: operator.toeplitz_product(x, r * damping),
+            "cut": lambda x, r: operator.toeplitz_product(x, r[:, :lags] * damping[:, :lags],
+                                                          lags=lags)}
+
+
+def compare(forms: dict, n: int, repeats: int, device, batch: int | None = None,
+            decay: float = 0.99) -> list[float]:
     """Median seconds of each form, printed with the ratio to the first one."""
     batch = batch or max(TOKENS // n, 1)
     torch.manual_seed(n)
     x, w = (torch.randn(batch, HEADS, n, CHANNELS, device=device) for _ in range(2))
-    t = torch.randn(HEADS, n, CHANNELS, device=device) * 0.99 ** torch.arange(
+    t = torch.randn(HEADS, n, CHANNELS, device=device) * decay ** torch.arange(
         n, device=device).unsqueeze(-1)
     seconds, results = {name: [] for name in forms}, {}
     for _ in range(repeats + 1):
@@ -74,6 +86,7 @@ def main() -> None:
     p.add_argument("--repeats", type=int, default=5, help="timed steps (median is shown)")
     p.add_argument("--threads", type=int, default=1, help="CPU threads")
     p.add_argument("--device", default="cpu")
+    p.add_argument("--cut", action="store_true", help="far lags kept against left out")
     args = p.parse_args()
     torch.set_num_threads(args.threads)
     print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, {HEADS} head, "
@@ -86,6 +99,9 @@ def main() -> None:
                         args.repeats, args.device, batch)
         return
     for n in args.lengths:
+        if args.cut:
+            compare(cut_forms(n), n, args.repeats, args.device, decay=1)
+            continue
         compare({"plain": plain, "ours": operator.toeplitz_product}, n, args.repeats, args.device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"peak memory of the process: {peak >> 10} MiB")

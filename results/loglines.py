@@ -37,11 +37,14 @@ PATTERNS = (
     ("sparse_seq", "final", r"Finished: test accuracy after last epoch: <test_acc_frac>"),
     ("sparse_seq", "epoch",
      r"Epoch <epoch>\s+-\s+<train_correct>/<train_total> train items correctly predicted"),
+    ("tnn (fairseq)", "epoch", r"epoch <epoch>:\s+\d+ / <updates_per_epoch> loss="),
     ("tnn (fairseq)", "epoch",
-     r"epoch <epoch> \| valid on 'valid' subset \| loss <valid_loss_base2>"
-     r"(?: \| nll_loss [\d.]+)? \| ppl <valid_ppl>"),
+     r"epoch <epoch> \| valid on 'valid' subset \| loss <valid_loss_base2>(?: \| nll_loss [\d.]+)?"
+     r"(?: \| accuracy <valid_acc>)?(?: \| ppl <valid_ppl>)?(?:.* num_updates <updates>)?"),
     ("tnn (fairseq)", "final", r"Loss \(base 2\): <test_loss_base2>, Perplexity: <test_ppl>"),
     ("tnn/im", "epoch", r"Epoch: \[<epoch>\]"),
+    ("tnn/im", "final", r"Max accuracy: <valid_acc>%"),
+    ("tnn/im", "final", r"^number of params: <params>"),
     ("tnn/im", "epoch", r"\* Acc@1 <valid_acc> Acc@5 <valid_acc5> loss <valid_loss>"),
 )
 
@@ -107,7 +110,7 @@ def parse_log(text):
     On a resumed log an epoch may appear twice: the later one wins.
     """
     rows = [compile_row(kind, line) for _, kind, line in PATTERNS]
-    points, final, epoch = {}, {}, None
+    points, final, epoch, per_epoch = {}, {}, None, None
     for line in re.split(r"[\r\n]+", text):
         if line.startswith(FRESH_START):
             points, final, epoch = {}, {}, None
@@ -118,6 +121,11 @@ def parse_log(text):
             groups = match.groupdict().items()
             values = tidy({name: to_number(name, found) for name, found in groups if found})
             epoch = values.pop("epoch", epoch)
+            # fairseq validates within an epoch too: such a point lies at a fraction of one
+            per_epoch = values.pop("updates_per_epoch", per_epoch)
+            updates = values.pop("updates", None)
+            if updates and per_epoch:
+                epoch = round(updates / per_epoch, 3)
             if kind == "final" or epoch is None or epoch < 0:  # -1: TrellisNet's --eval
                 final.update(values)
             else:

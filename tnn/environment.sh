@@ -9,6 +9,9 @@ export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
 # fairseq and its dependencies warn of their own old calls, dozens of lines at every start.
 export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}
 
+# glibc would give freed memory back after every operation; getting it again costs 10 % of a step.
+export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_-0} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_-4294967296}
+
 # stop MESSAGE ...: one line, exit code 2
 stop() {
     echo "tnn: $*" >&2
@@ -64,14 +67,37 @@ known_arch() {
 
 # smoke_data: embedded text, prepared within seconds; prints the folder
 smoke_data() {
-    local text=$HERE/data/smoke-text out=$HERE/data/data-bin/smoke
+    local text=$HERE/data/smoke-text out=$HERE/data/data-bin/pydoc-small
     if [ ! -f "$out/dict.txt" ]; then
         [ -f "$HERE/data/pydoc/train.txt" ] || "$PYTHON" "$ROOT/getdata.py" pydoc >&2
         mkdir -p "$text"
         head -n 1500 "$HERE/data/pydoc/train.txt" > "$text/train.txt"
         head -n 150 "$HERE/data/pydoc/valid.txt" > "$text/valid.txt"
         head -n 150 "$HERE/data/pydoc/test.txt" > "$text/test.txt"
-        DICT=build WORKERS=1 bash "$HERE/prepare_lm_data.sh" "$text" "$out" >&2
+        # whole words, whether or not the byte pairs are there
+        BPE_DIR=none WORKERS=1 bash "$HERE/prepare_lm_data.sh" "$text" "$out" >&2
     fi
     echo "$out"
+}
+
+# smoke_task: a set of SST-2's form made of the same text, the label telling whether a line
+# has the word "the"; prints the folder
+smoke_task() {
+    local text=$HERE/data/smoke-text out=$HERE/data/data-bin/pydoc-task
+    local dictionary
+    dictionary=$(smoke_data)/dict.txt
+    if [ ! -f "$out/SST-2-bin/input0/train.idx" ]; then
+        mkdir -p "$text/SST-2"
+        for split in train dev; do
+            local source=$text/${split/dev/valid}.txt
+            # lines of 4 to 60 words
+            awk 'BEGIN { print "sentence\tlabel" }
+                 NF >= 4 && NF <= 60 { l = 0; for (i = 1; i <= NF; i++) if ($i == "the") l = 1
+                                       sub(/^ +/, ""); sub(/ +$/, ""); print $0 "\t" l }' \
+                "$source" > "$text/SST-2/$split.tsv"
+        done
+        "$PYTHON" "$HERE/prepare_glue.py" SST-2 --glue "$text" --bpe none \
+            --dict "$dictionary" --out "$out" >&2
+    fi
+    echo "$out/SST-2-bin"
 }

@@ -1,9 +1,9 @@
 """Continues a text with a trained autoregressive TNN, at a cost per token that does not grow.
 
-    python tnn/generate.py CHECKPOINT --data tnn/data/data-bin/wikitext-103 --prompt "464 2159" \
-                           --tokens 100 [--memory window|etsc|full]
+    python tnn/generate.py CHECKPOINT --data tnn/data/data-bin/wikitext-103 \
+        --bpe tnn/data/gpt2-bpe --prompt "The history of" --tokens 100 [--memory window|etsc|full]
 
-The prompt is tokens of the dictionary, separated by blanks (with GPT-2 byte pairs their numbers).
+With --bpe the prompt is text; otherwise tokens of the dictionary, separated by blanks.
 window and etsc are recurrences (recurrence.py); full computes everything anew for each token: the
 reference. Prints prompt and continuation, and tokens per second on the error output.
 """
@@ -12,6 +12,7 @@ import argparse
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,7 +77,6 @@ def generate(model, tokens: Tensor, count: int, choose, memory: str = "window") 
 
 def load(checkpoint: str, data: str):
     """The model and the dictionary. Raises ValueError for a checkpoint that is no TNN."""
-    logging.disable(logging.WARNING)
     from fairseq import checkpoint_utils
 
     import tnn.fairseq_plugin  # noqa: F401
@@ -89,30 +89,56 @@ def load(checkpoint: str, data: str):
     return DecoderLM(models[0].eval()), task.source_dictionary
 
 
+def codec(folder: str | None):
+    """(text -> tokens as words, words -> text) by GPT-2's byte pairs; without folder, words stay.
+    Raises ValueError if its files are missing."""
+    if folder is None:
+        return str.split, " ".join
+    files = [str(Path(folder) / name) for name in ("encoder.json", "vocab.bpe")]
+    for name in files:
+        if not Path(name).is_file():
+            raise ValueError(f"no file {name}: ./getdata.sh gpt2-bpe")
+    from fairseq.data.encoders.gpt2_bpe_utils import get_encoder
+
+    bpe = get_encoder(*files)
+    return (lambda text: [str(number) for number in bpe.encode(text)],
+            lambda words: bpe.decode([int(word) for word in words if word.isdigit()]))
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("checkpoint")
     p.add_argument("--data", required=True, help="folder with the dictionary")
-    p.add_argument("--prompt", default="", help="tokens, separated by blanks")
+    p.add_argument("--prompt", default="", help="text with --bpe, else tokens")
+    p.add_argument("--bpe", metavar="FOLDER", help="encoder.json and vocab.bpe of GPT-2")
     p.add_argument("--tokens", type=int, default=100, help="how many to add")
     p.add_argument("--memory", choices=(*MEMORIES, "full"), default="window")
     p.add_argument("--temperature", type=float, default=1.0, help="0: always the most likely token")
     p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--outf", help="write the text there as well")
     args = p.parse_args()
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")  # fairseq warns of its own old calls
     try:
         for path in (args.checkpoint, f"{args.data}/dict.txt"):
             if not Path(path).is_file():
                 raise ValueError(f"no file {path}")
+        encode, decode = codec(args.bpe)
         model, dictionary = load(args.checkpoint, args.data)
     except ValueError as error:
         print(f"generate: {error}", file=sys.stderr)
         raise SystemExit(2) from None
-    ids = [dictionary.eos(), *(dictionary.index(word) for word in args.prompt.split())]
+    ids = [dictionary.eos(), *(dictionary.index(word) for word in encode(args.prompt))]
     start = time.perf_counter()
     out = generate(model, torch.tensor([ids]), args.tokens,
                    sampler(args.temperature, args.seed), args.memory)
     seconds = time.perf_counter() - start
-    print(dictionary.string(out[0, 1:]))
+    # dictionary.string would leave out the ends of lines
+    lines = " ".join("\n" if i == dictionary.eos() else dictionary[i] for i in out[0, 1:].tolist())
+    text = "\n".join(decode(line.split()) for line in lines.split("\n"))
+    print(text)
+    if args.outf:
+        Path(args.outf).write_text(f"{text}\n")
     print(f"{args.tokens / seconds:.1f} tokens/s", file=sys.stderr)
 
 

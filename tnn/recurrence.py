@@ -15,19 +15,14 @@ import math
 import torch
 from torch import Tensor
 
-from tnn.tno import Tno
+from tnn.tno import Tno, lags_until
 from tnn.toeplitz import toeplitz_product
-
-VANISHED = 1e-9  # of the first coefficient; float32 resolves 6e-8
 
 
 def lags_needed(tno: Tno, longest: int) -> int:
     """Number of lags until decay has made the coefficients vanish, at most `longest`."""
     g = tno.decay()
-    slowest = 1.0 if g is None else g.abs().max().item()
-    if slowest >= 1:
-        return longest
-    return min(math.ceil(math.log(VANISHED) / math.log(slowest)) + 1 if slowest else 1, longest)
+    return longest if g is None else min(lags_until(g.abs().max().item()), longest)
 
 
 class Window:
@@ -41,13 +36,14 @@ class Window:
         self.K = lags_needed(tno, longest)
         t = _flat(tno.coefficients(self.K))  # (K, c)
         self.t = t
-        # slot s holds the input of K - 1 - s steps before the newest one, turned by the position
-        self.turned = torch.cat([t, t]).flip(0)  # (2K, c)
+        # slot s holds the input of K - 1 - s steps before the newest one, turned by the position.
+        # Lags are the last axis: the sum over another one takes 50 times as long.
+        self.turned = torch.cat([t, t]).flip(0).t().contiguous()  # (c, 2K)
         self.ring, self.position = None, 0
 
     def __call__(self, v: Tensor) -> Tensor:
         if self.ring is None:
-            self.ring = v.new_zeros(len(v), self.K, v.shape[-1])
+            self.ring = v.new_zeros(len(v), v.shape[-1], self.K)
             return self._prompt(v)
         return torch.cat([self._step(v[:, i]) for i in range(v.shape[1])], dim=1)
 
@@ -58,18 +54,18 @@ class Window:
     def _prompt(self, v):
         n = self.position = v.shape[1]
         last = torch.arange(max(n - self.K, 0), n, device=v.device)
-        self.ring[:, last % self.K] = v[:, last]
+        self.ring[:, :, last % self.K] = v[:, last].mT
         t = torch.nn.functional.pad(self.t, (0, 0, 0, n - self.K)) if n > self.K else self.t[:n]
         return toeplitz_product(v, t)
 
     def _step(self, v):
         """v (b, c) -> (b, 1, c)"""
         newest = self.position % self.K
-        self.ring[:, newest] = v
+        self.ring[:, :, newest] = v
         self.position += 1
         filled = min(self.position, self.K)
-        weights = self.turned[self.K - 1 - newest:][:filled]  # (filled, c)
-        return torch.einsum("kc,bkc->bc", weights.to(v.dtype), self.ring[:, :filled]).unsqueeze(1)
+        weights = self.turned[:, self.K - 1 - newest:][:, :filled].to(v.dtype)
+        return torch.einsum("ck,bck->bc", weights, self.ring[:, :, :filled]).unsqueeze(1)
 
 
 class StateSpace:
@@ -90,16 +86,15 @@ class StateSpace:
         if tno.act_type != "none":
             raise ValueError(f"StateSpace: act_type {tno.act_type} acts on decayed coefficients")
         self.N, m = longest, longest + 1
-        r = _flat(tno.undecayed(longest)).double()  # (N, c)
-        r = torch.cat([r, -r.sum(0, keepdim=True)])  # (m, c)
+        r = _flat(tno.undecayed(longest)).double().t()  # (c, N)
+        r = torch.cat([r, -r.sum(-1, keepdim=True)], dim=-1)  # (c, m)
         states = torch.arange(1, m // 2 + 1, device=r.device)
-        weight = torch.where(2 * states == m, 1.0, 2.0).double().unsqueeze(1)
-        self.b = torch.fft.rfft(r, dim=0).conj()[1:] * weight / m  # (S, c)
+        weight = torch.where(2 * states == m, 1.0, 2.0).double()
+        self.b = torch.fft.rfft(r).conj()[:, 1:] * weight / m  # (c, S)
         g = tno.decay()
-        self.g = (torch.ones_like(r[:1]) if g is None else _flat(g)).double()  # (1, c)
+        self.g = (torch.ones_like(r[:, :1]) if g is None else _flat(g).t()).double()  # (c, 1)
         angles = -2 * math.pi * states.double() / m
-        turn = torch.polar(torch.ones_like(angles), angles).unsqueeze(1)
-        self.lambda_ = self.g * turn  # (S, c)
+        self.lambda_ = self.g * torch.polar(torch.ones_like(angles), angles)  # (c, S)
         self.t = _flat(tno.coefficients(longest))
         self.u, self.position = None, 0
 
@@ -121,14 +116,14 @@ class StateSpace:
         """The states after the prompt v (b, n, c): with z_k = g^k v_{n-1-k} they are a Fourier
         transform, sum_k z_k exp(-2 pi i s k / m), of length m since n <= N < m."""
         n = v.shape[1]
-        damping = self.g ** torch.arange(n, device=v.device).unsqueeze(1)  # (n, c)
-        z = v.flip(1).double() * damping
-        return torch.fft.rfft(z, self.N + 1, dim=1)[:, 1:]  # (b, S, c)
+        damping = self.g ** torch.arange(n, device=v.device)  # (c, n)
+        z = v.flip(1).mT.double() * damping
+        return torch.fft.rfft(z, self.N + 1)[..., 1:]  # (b, c, S)
 
     def _step(self, v):
         """v (b, c) -> (b, 1, c)"""
-        self.u = self.lambda_ * self.u + v.unsqueeze(1)
-        return torch.einsum("sc,bsc->bc", self.b, self.u).real.to(v.dtype).unsqueeze(1)
+        self.u.mul_(self.lambda_).add_(v.unsqueeze(-1))
+        return torch.einsum("cs,bcs->bc", self.b, self.u).real.to(v.dtype).unsqueeze(1)
 
 
 MEMORIES = {"window": Window, "etsc": StateSpace}

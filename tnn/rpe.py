@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from tnn.activations import activation
 from tnn.norms import norm
+from tnn.toeplitz import HALF
 
 
 class Activation(nn.Module):
@@ -40,7 +41,11 @@ class Rpe(nn.Module):
         self.out = _stage(dim, outdim, act, bias, norm_type)
 
     def forward(self, positions: Tensor) -> Tensor:
-        # Half precision cannot tell lags above 256 apart.
+        # Half precision cannot tell lags above 256 apart: a model in half precision computes this
+        # with its weights widened.
+        if self.pos_proj.weight.dtype in HALF:
+            wide = {name: p.float() for name, p in self.named_parameters()}
+            return torch.func.functional_call(self, wide, positions)
         with torch.autocast(positions.device.type, enabled=False):
             x = self.pos_proj(positions.to(self.pos_proj.weight.dtype))
             for layer in self.layers:

@@ -2,14 +2,25 @@
 # Fine-tunes a masked language model on one GLUE task, fairseq's recipe for RoBERTa.
 #
 #   bash script_glue.sh TASK DATA_DIR CHECKPOINT [further flags of fairseq-train]
+#   SMOKE=1 bash script_glue.sh        small, on a set of SST-2's form made of embedded text
 #
 #   TASK        MNLI QNLI QQP RTE SST-2 MRPC CoLA STS-B
-#   DATA_DIR    the task's folder TASK-bin, as fairseq's preprocess_GLUE_tasks.sh makes it
-#               (./getdata.sh glue gpt2-bpe; the script is in fairseq/examples/roberta)
+#   DATA_DIR    the task's folder TASK-bin: ./getdata.sh glue gpt2-bpe, python tnn/prepare_glue.py TASK
 #   CHECKPOINT  of train_blm.sh
-#   CKPT_DIR    what is trained  (tnn/checkpoints/glue/TASK)
+#   CKPT_DIR    what is trained  (tnn/checkpoints/glue/TASK); a run that was interrupted continues
 #   ARCH        (roberta_tnn_v2_decay_99)
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
+if [ "${SMOKE:-0}" = 1 ]; then
+    CHECKPOINT=$HERE/checkpoints/smoke/roberta_tnn_v2_decay_99/checkpoint_best.pt
+    [ -f "$CHECKPOINT" ] || bash "$HERE/script_blm.sh"
+    CKPT_DIR=$HERE/checkpoints/smoke/glue
+    rm -rf "$CKPT_DIR"
+    DATA_DIR=$(smoke_task)
+    set -- SST-2 "$DATA_DIR" "$CHECKPOINT" --encoder-embed-dim 64 --encoder-layers 2 \
+        --rpe-layers 1 --mask-padding --lr 0.002 --max-update 60 --total-num-update 60 \
+        --warmup-updates 6 --no-epoch-checkpoints --num-workers 0 --log-format simple \
+        --log-interval 20
+fi
 usage 'bash script_glue.sh TASK DATA_DIR CHECKPOINT [further flags of fairseq-train]' $# 3
 TASK=$1 DATA_DIR=$2 CHECKPOINT=$3
 shift 3
@@ -29,7 +40,7 @@ esac
 CLASSES=$1 LR=$2 BATCH=$3 UPDATES=$4 WARMUP=$5
 shift 5
 [ -f "$DATA_DIR/input0/dict.txt" ] || stop "no $DATA_DIR/input0/dict.txt: ./getdata.sh glue" \
-    "gpt2-bpe, then fairseq's examples/roberta/preprocess_GLUE_tasks.sh"
+    "gpt2-bpe && python tnn/prepare_glue.py $TASK"
 [ -f "$CHECKPOINT" ] || stop "no checkpoint $CHECKPOINT: train one with bash tnn/script_blm.sh"
 best=(--best-checkpoint-metric accuracy --maximize-best-checkpoint-metric)
 [ "$TASK" != STS-B ] || best=(--regression-target --best-checkpoint-metric loss)
@@ -37,8 +48,7 @@ known_arch "$ARCH"
 mkdir -p "$HERE/logs"
 
 "$PYTHON" -m fairseq_cli.train --user-dir "$HERE/fairseq_plugin" "$DATA_DIR" \
-    --restore-file "$CHECKPOINT" --save-dir "${CKPT_DIR:-$HERE/checkpoints/glue/$TASK}" \
-    --reset-optimizer --reset-dataloader --reset-meters \
+    --finetune-from-model "$CHECKPOINT" --save-dir "${CKPT_DIR:-$HERE/checkpoints/glue/$TASK}" \
     --max-positions 512 --batch-size "$BATCH" --max-tokens 4400 \
     --required-batch-size-multiple 1 \
     --task sentence_prediction --criterion sentence_prediction --num-classes "$CLASSES" \

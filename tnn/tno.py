@@ -4,6 +4,8 @@ coefficients from the relative position encoder, damped by g^|lag|.
 Letters: b batch, h heads, n length, d channels per head, L lags (n causal, else 2n - 1).
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -11,12 +13,26 @@ from tnn.activations import activation
 from tnn.rpe import Rpe
 from tnn.toeplitz import (
     DENSE_UP_TO,
+    HALF,
     kernel_spectrum,
     toeplitz_matrix,
     toeplitz_plain,
     toeplitz_product,
     toeplitz_with_spectrum,
 )
+
+# A coefficient that decay has made smaller than this, the first being 1, is taken for zero: with
+# g = 0.99 all those of one output sum to 1e-7 at most, float32 rounding and below that of the
+# transforms. Lags are cut in float32 only, and only where that makes the transforms faster.
+VANISHED = 1e-9
+SHORTEST_CUT = 2500  # positions, from where on shorter transforms were measured to be faster
+
+
+def lags_until(g: float) -> float:
+    """Number of lags k with g^k >= VANISHED (and the next one); infinite without decay."""
+    if g >= 1:
+        return math.inf
+    return math.ceil(math.log(VANISHED) / math.log(g)) + 1 if g else 1
 
 
 def powers(g: Tensor, n: int) -> Tensor:
@@ -35,20 +51,22 @@ class Tno(nn.Module):
     encoder. use_decay keeps the factor g = gamma fixed (equation 10), use_multi_decay learns it
     within (gamma, 1). act_type is applied to the damped coefficients. par_type says what the
     encoder sees of lag k: 1 k itself, 2 k / (n-1), 3 exp(k / (n-1)); only with 1 do the
-    coefficients not depend on n. par_type 3 is causal only: ValueError otherwise.
+    coefficients not depend on n. par_type 3 is causal only: ValueError otherwise. far_lags=True
+    keeps the lags whose coefficients decay makes smaller than VANISHED, too.
     """
 
     def __init__(self, h: int, dim: int, rpe_dim: int, causal: bool = False,
                  use_decay: bool = False, use_multi_decay: bool = False, residual: bool = False,
                  act: str = "relu", par_type: int = 1, gamma: float = 0.999, bias: bool = True,
-                 act_type: str = "none", layers: int = 3, norm_type: str = "simplermsnorm"):
+                 act_type: str = "none", layers: int = 3, norm_type: str = "simplermsnorm",
+                 far_lags: bool = False):
         super().__init__()
         if par_type not in (1, 2, 3):
             raise ValueError(f"Tno: par_type is 1, 2 or 3, not {par_type}")
         if par_type == 3 and not causal:
             raise ValueError("Tno: par_type 3 needs causal=True")
         self.h, self.dim, self.causal, self.par_type = h, dim, causal, par_type
-        self.act_type = act_type
+        self.act_type, self.far_lags = act_type, far_lags
         self.use_decay, self.use_multi_decay = use_decay, use_multi_decay
         self.lam = gamma
         self.rpe = Rpe(rpe_dim, h * dim, residual, act, bias, layers, norm_type)
@@ -58,6 +76,7 @@ class Tno(nn.Module):
         elif use_multi_decay:
             self.gamma = nn.Parameter(torch.randn(h, 1, dim))
         self._kept = None  # (key, coefficients or spectrum) of the last length, in evaluation
+        self._vanishing = None  # (key, first lag whose coefficients have vanished)
 
     def forward(self, x: Tensor, dim: int = -2, normalize: bool = False) -> Tensor:
         """x (b, h, n, d), or with the sequence on another axis `dim` -> the same shape. With
@@ -91,7 +110,8 @@ class Tno(nn.Module):
         if self.use_decay:
             return self.gamma
         if self.use_multi_decay:
-            return self.lam + (1 - self.lam) * torch.sigmoid(self.gamma)
+            gamma = self.gamma.float() if self.gamma.dtype in HALF else self.gamma
+            return self.lam + (1 - self.lam) * torch.sigmoid(gamma)
         return None
 
     def toeplitz_matrix(self, x: Tensor, dim: int = -2) -> Tensor:
@@ -104,6 +124,15 @@ class Tno(nn.Module):
     def matrix(self, n: int) -> Tensor:
         """The dense matrices T (h, n, n, d)."""
         return toeplitz_matrix(self.coefficients(n).transpose(-1, -2), n).movedim(1, -1)
+
+    def _apply(self, fn, *args, **kwargs):
+        """What .to() and .half() call. The frozen decay stays in single precision: 0.99 would be
+        0.988 in bfloat16, half as much after 512 positions."""
+        exact = self.gamma.detach().clone() if self.use_decay else None
+        super()._apply(fn, *args, **kwargs)
+        if exact is not None and self.gamma.dtype in HALF:
+            self.gamma.data = exact.float().to(self.gamma.device)
+        return self
 
     def train(self, mode: bool = True):
         self._forget()
@@ -121,20 +150,33 @@ class Tno(nn.Module):
 
     def _product(self, x):
         n = x.shape[-2]
-        if self.training or torch.is_grad_enabled():
-            return toeplitz_product(x, self.coefficients(n))
-        kept = self._kept_for(n)
-        return toeplitz_product(x, kept) if n <= DENSE_UP_TO else toeplitz_with_spectrum(x, kept)
+        lags = self._lags(n, x.dtype)
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return toeplitz_product(x, self.coefficients(lags), lags=lags)
+        kept = self._kept_for(n, lags)
+        if n <= DENSE_UP_TO:
+            return toeplitz_product(x, kept)
+        return toeplitz_with_spectrum(x, kept, lags=lags)
 
-    def _kept_for(self, n):
+    def _lags(self, n, dtype):
+        """How many lags need coefficients: n, or fewer where decay has made the others vanish."""
+        if (self.far_lags or not self.use_decay or self.par_type != 1 or self.act_type != "none"
+                or dtype == torch.float64 or n < SHORTEST_CUT or torch.compiler.is_compiling()):
+            return n
+        key = self.gamma.data_ptr(), 0 if self.gamma.is_inference() else self.gamma._version
+        if self._vanishing is None or self._vanishing[0] != key:
+            self._vanishing = key, lags_until(self.gamma.abs().max().item())
+        return min(self._vanishing[1], n)
+
+    def _kept_for(self, n, lags):
         """Coefficients (short n) or their spectrum, computed once per length and state of the
         weights."""
-        key = (n, *((p.data_ptr(), 0 if p.is_inference() else p._version)
-                    for p in self.parameters()))
+        key = (n, lags, *((p.data_ptr(), 0 if p.is_inference() else p._version)
+                          for p in self.parameters()))
         if self._kept is None or self._kept[0] != key:
-            t = self.coefficients(n)
+            t = self.coefficients(lags)
             if n > DENSE_UP_TO:
-                t = kernel_spectrum(t, n)
+                t = kernel_spectrum(t, n, lags=lags)
             self._kept = key, t
         return self._kept[1]
 

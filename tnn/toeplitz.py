@@ -8,10 +8,9 @@ The coefficients t lie along one axis in the order of a circulant's first column
     bidirectional  L = 2n - 1   t(0) t(1) .. t(n-1)  t(-(n-1)) .. t(-1)
 
 so their number says which of the two is meant. toeplitz_plain is the equation, a product with the
-dense matrix: O(n^2). toeplitz_product gives the same numbers in O(n log n).
+dense matrix: O(n^2). toeplitz_product gives the same numbers in O(n log n). Where all coefficients
+from some lag p < n on are zero, they may be left out: with lags=p, p stands for n in the table.
 """
-
-import functools
 
 import torch
 from torch import Tensor
@@ -43,38 +42,43 @@ def toeplitz_plain(x: Tensor, t: Tensor, dim: int = -2) -> Tensor:
     return _along_last(_dense, x, t, dim)
 
 
-def toeplitz_product(x: Tensor, t: Tensor, dim: int = -2) -> Tensor:
+def toeplitz_product(x: Tensor, t: Tensor, dim: int = -2, lags: int | None = None) -> Tensor:
     """y_i = sum_j t(i - j) x_j along axis `dim`, counted from the end (negative).
 
     x (..., n, d) and t (..., n or 2n-1, d) for the default dim = -2; on every other axis they
     broadcast against each other, so t (h, L, d) serves x (b, h, n, d). For an axis further left
     give t the axes between: rows of images x (b, h, H, W, d) take t (h, L, 1, d) and dim = -3.
     Returns y in x's shape and dtype; half precision is computed in float32. Differentiable once.
-    Raises ValueError if the number of coefficients is neither n nor 2n - 1.
+    Raises ValueError if the number of coefficients is neither p nor 2p - 1, p = lags or n.
     """
     n = x.shape[dim]
-    _check_length(t.shape[dim], n)
-    product = _dense if n <= DENSE_UP_TO else _CircularConvolution.apply
-    return _along_last(product, x, t, dim)
+    p = _positive_lags(t.shape[dim], n, lags)
+    if n <= DENSE_UP_TO:
+        return _along_last(_dense, x, t, dim)
+    return _along_last(lambda x, t: _CircularConvolution.apply(x, t, p), x, t, dim)
 
 
-def toeplitz_with_spectrum(x: Tensor, spectrum: Tensor, dim: int = -2) -> Tensor:
-    """toeplitz_product without gradients, for coefficients kept as kernel_spectrum(t, n, dim)."""
-    return _along_last(_with_spectrum, x, spectrum, dim)
+def toeplitz_with_spectrum(x: Tensor, spectrum: Tensor, dim: int = -2,
+                           lags: int | None = None) -> Tensor:
+    """toeplitz_product without gradients, for coefficients kept as
+    kernel_spectrum(t, n, dim, lags)."""
+    size = fft_length(x.shape[dim], lags)
+    return _along_last(lambda x, A: _with_spectrum(x, A, size), x, spectrum, dim)
 
 
-def kernel_spectrum(t: Tensor, n: int, dim: int = -2) -> Tensor:
+def kernel_spectrum(t: Tensor, n: int, dim: int = -2, lags: int | None = None) -> Tensor:
     """Coefficients t (L on axis dim) -> the spectrum of the circulant's first column, with
-    fft_length(n) // 2 + 1 frequencies on that axis."""
+    fft_length(n, lags) // 2 + 1 frequencies on that axis."""
+    p = _positive_lags(t.shape[dim], n, lags)
     last = _widened(t.movedim(dim, -1))
-    return _spectrum(last.flatten(0, -2), n).view(*last.shape[:-1], -1).movedim(-1, dim)
+    A = _spectrum(last.flatten(0, -2), p, fft_length(n, p))
+    return A.view(*last.shape[:-1], -1).movedim(-1, dim)
 
 
-@functools.cache
-def fft_length(n: int) -> int:
-    """The shortest even N >= 2n - 1 with no prime factor above 5: nothing wraps around into the
-    first n outputs, and FFTs of such lengths are fast."""
-    size = 2 * n
+def fft_length(n: int, lags: int | None = None) -> int:
+    """The shortest even N >= n + lags - 1 (lags: n unless given) with no prime factor above 5:
+    nothing wraps around into the first n outputs, and FFTs of such lengths are fast."""
+    size = (n + (lags or n)) // 2 * 2
     while True:
         rest = size
         for factor in (2, 3, 5):
@@ -109,6 +113,14 @@ def _check_length(length, n):
                          f"{n}, a bidirectional one {2 * n - 1}")
 
 
+def _positive_lags(length, n, lags):
+    """p, once `length` is seen to fit it."""
+    if lags is not None and not 0 < lags <= n:
+        raise ValueError(f"toeplitz: {lags} lags for length {n}; there are 1 to {n}")
+    _check_length(length, lags or n)
+    return lags or n
+
+
 def _widened(x):
     return x.float() if x.dtype in HALF else x
 
@@ -118,28 +130,26 @@ def _dense(x, t):
     return torch.bmm(matrices, x.permute(1, 2, 0)).permute(2, 0, 1).contiguous()  # (B, R, n)
 
 
-def _spectrum(t, n):
+def _spectrum(t, p, size):
     """t (R, L) -> A (R, F)."""
-    size = fft_length(n)
     if t.device.type == "cpu":
-        return toeplitz_cpu.spectrum(t, n, size)
-    return torch.fft.rfft(_circulant(t, n, size))
+        return toeplitz_cpu.spectrum(t, p, size)
+    return torch.fft.rfft(_circulant(t, p, size))
 
 
-def _with_spectrum(x, A):
+def _with_spectrum(x, A, size):
     """x (B, R, n), A (R, F) -> (B, R, n)."""
-    size = fft_length(x.shape[-1])
     if x.device.type == "cpu":
         return toeplitz_cpu.forward(x, A, size, keep=False)[0]
     return torch.fft.irfft(_padded_rfft(x, size) * A, size)[..., : x.shape[-1]].contiguous()
 
 
-def _circulant(t, n, size):
+def _circulant(t, p, size):
     """t (..., L) -> first column (..., size): positive lags first, negative lags at the end."""
     column = t.new_zeros(*t.shape[:-1], size)
-    column[..., :n] = t[..., :n]
-    if t.shape[-1] > n:
-        column[..., size - n + 1:] = t[..., n:]
+    column[..., :p] = t[..., :p]
+    if t.shape[-1] > p:
+        column[..., size - p + 1:] = t[..., p:]
     return column
 
 
@@ -152,22 +162,22 @@ def _padded_rfft(x, size):
 
 
 class _CircularConvolution(Function):
-    """x (B, R, n), t (R, L) -> y (B, R, n). With X, A, G the spectra of x, t and of the gradient
-    of y: y = F^-1(X A), dx = F^-1(G conj(A)), dt = F^-1(sum over B of G conj(X)). X and A are
-    kept, so each operand is transformed once."""
+    """x (B, R, n), t (R, L) of p lags -> y (B, R, n). With X, A, G the spectra of x, t and of the
+    gradient of y: y = F^-1(X A), dx = F^-1(G conj(A)), dt = F^-1(sum over B of G conj(X)). X and A
+    are kept, so each operand is transformed once."""
 
     @staticmethod
-    def forward(ctx, x, t):
+    def forward(ctx, x, t, p):
         n = x.shape[-1]
-        size = fft_length(n)
+        size = fft_length(n, p)
         keep_X, keep_A = ctx.needs_input_grad[1], ctx.needs_input_grad[0]
-        A = _spectrum(t, n)
+        A = _spectrum(t, p, size)
         if x.device.type == "cpu":
             y, X = toeplitz_cpu.forward(x, A, size, keep_X)
         else:
             X = _padded_rfft(x, size)
             y = torch.fft.irfft(X * A, size)[..., :n].contiguous()
-        ctx.lengths = n, t.shape[-1], size
+        ctx.lengths = n, p, t.shape[-1], size
         ctx.save_for_backward(X if keep_X else None, A if keep_A else None)
         return y
 
@@ -175,9 +185,9 @@ class _CircularConvolution(Function):
     @once_differentiable
     def backward(ctx, dy):
         X, A = ctx.saved_tensors
-        n, lags, size = ctx.lengths
+        n, p, length, size = ctx.lengths
         if dy.device.type == "cpu":
-            return toeplitz_cpu.backward(dy, X, A, lags, size)
+            return *toeplitz_cpu.backward(dy, X, A, length, size, p), None
         G = _padded_rfft(dy, size)
         dx = dt = None
         if A is not None:
@@ -185,7 +195,7 @@ class _CircularConvolution(Function):
         if X is not None:
             # sum of conj(X) G in place, as the conjugate of conj(G) X
             column = torch.fft.irfft(G.conj_physical_().mul_(X).sum(0).conj_physical(), size)
-            dt = column[..., :n]
-            if lags > n:
-                dt = torch.cat([dt, column[..., size - n + 1:]], dim=-1)
-        return dx, dt
+            dt = column[..., :p]
+            if length > p:
+                dt = torch.cat([dt, column[..., size - p + 1:]], dim=-1)
+        return dx, dt, None

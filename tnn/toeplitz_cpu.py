@@ -11,17 +11,17 @@ from torch import Tensor
 CACHE = 1 << 16  # floats of one array; a handful of such arrays fit a core's second-level cache
 
 
-def spectrum(t: Tensor, n: int, size: int) -> Tensor:
-    """t (R, L) -> A (R, F), the transform of the circulant's first column: lags 0 .. n-1 first,
+def spectrum(t: Tensor, p: int, size: int) -> Tensor:
+    """t (R, L) -> A (R, F), the transform of the circulant's first column: lags 0 .. p-1 first,
     negative lags at the end."""
     rows, lags = t.shape
     A = torch.empty(rows, size // 2 + 1, dtype=_complex(t))
     column = _zeros(t, rows, size)
     for chunk in _chunks(rows, size):
         part, filled = t[chunk], column[: chunk.stop - chunk.start]
-        filled[:, :n] = part[:, :n]
-        if lags > n:
-            filled[:, size - n + 1:] = part[:, n:]
+        filled[:, :p] = part[:, :p]
+        if lags > p:
+            filled[:, size - (lags - p):] = part[:, p:]
         torch.fft.rfft(filled, out=A[chunk])
     return A
 
@@ -41,9 +41,12 @@ def forward(x: Tensor, A: Tensor, size: int, keep: bool) -> tuple[Tensor, Tensor
     return _laid_out_as(x, y), X
 
 
-def backward(dy: Tensor, X: Tensor | None, A: Tensor | None, lags: int, size: int):
-    """dy (B, R, n) -> dx (B, R, n), or None without A, and dt (R, lags), or None without X."""
+def backward(dy: Tensor, X: Tensor | None, A: Tensor | None, lags: int, size: int,
+             positive: int | None = None):
+    """dy (B, R, n) -> dx (B, R, n), or None without A, and dt (R, lags), or None without X; the
+    first `positive` (n) of the lags are 0, 1, 2 ..., the others end with -1."""
     batch, rows, n = dy.shape
+    p = positive or n
     dx, source = _output_and_source(dy)
     dt = None if X is None else dy.new_empty(rows, lags)
     padded = _zeros(dy, rows, size)
@@ -58,9 +61,9 @@ def backward(dy: Tensor, X: Tensor | None, A: Tensor | None, lags: int, size: in
                 total = G.conj_physical_().mul_(X[b, chunk]).add_(total)
         if X is not None:
             column = torch.fft.irfft(total.conj_physical_(), size)
-            dt[chunk, :n] = column[:, :n]
-            if lags > n:
-                dt[chunk, n:] = column[:, size - n + 1:]
+            dt[chunk, :p] = column[:, :p]
+            if lags > p:
+                dt[chunk, p:] = column[:, size - (lags - p):]
     return (None if A is None else _laid_out_as(dy, dx)), dt
 
 

@@ -17,6 +17,8 @@ from tests.golden import (
     awd_lstm_cases,
     awd_lstm_scratch_cases,
     sparse_seq_cases,
+    tnn_im_cases,
+    tnn_lra_cases,
     trellisnet_cases,
 )
 
@@ -24,7 +26,9 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILT = {"awd_lstm": awd_lstm_cases.ADAPTERS,
          "awd_lstm_scratch": awd_lstm_scratch_cases.ADAPTERS,
          "trellisnet": trellisnet_cases.ADAPTERS,
-         "sparse_seq": sparse_seq_cases.ADAPTERS}
+         "sparse_seq": sparse_seq_cases.ADAPTERS,
+         "tnn_im": tnn_im_cases.ADAPTERS,
+         "tnn_lra": tnn_lra_cases.ADAPTERS}
 HAS_FAIRSEQ = find_spec("fairseq") is not None  # Linux x86-64 alone, see README: Installing
 if HAS_FAIRSEQ:
     from tests.golden import tnn_lm_cases

@@ -1,7 +1,6 @@
-"""The plugin on stock fairseq: architectures, flags, resuming, incremental decoding, padding."""
+"""The plugin on stock fairseq: architectures, flags, incremental decoding, padding."""
 
 import argparse
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -166,22 +165,3 @@ def test_plugin_under_both_names():
             "assert 'tnn_v2_decay_99_pre' in known")
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT,
                    capture_output=True)
-
-
-@pytest.mark.slow
-def test_resume_is_exact(tmp_path):
-    """Six updates at once, and two then four after a restart: the same bits."""
-    def train(folder, updates):
-        flags = ["--user-dir", "tnn/fairseq_plugin", "--task", "language_modeling", str(DATA),
-                 "--arch", "tnn_v2_decay_99_pre", *SMALL, "--optimizer", "adam", "--lr", "0.005",
-                 "--batch-size", "4", "--max-update", str(updates), "--save-dir", str(folder),
-                 "--save-interval-updates", "2", "--num-workers", "0", "--disable-validation"]
-        subprocess.run([sys.executable, "-W", "ignore", "-m", "fairseq_cli.train", *flags],
-                       cwd=ROOT, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
-                       capture_output=True)
-        return torch.load(folder / "checkpoint_last.pt", weights_only=True)["model"]
-
-    whole = train(tmp_path / "whole", 6)
-    train(tmp_path / "parts", 2)
-    parts = train(tmp_path / "parts", 6)
-    assert all(torch.equal(parts[name], value) for name, value in whole.items())

@@ -72,6 +72,42 @@ def test_coefficients_are_computed_once_per_length_and_state(monkeypatch):
     assert len(calls) == 7
 
 
+@pytest.mark.parametrize("causal", [True, False])
+def test_vanished_lags_are_left_out(causal):
+    """Against a double precision product with all lags: no further off than with all lags in
+    single precision, and the position encoder gets the same gradients."""
+    n, results = 6000, {}
+    torch.manual_seed(0)
+    x, w = torch.randn(2, 1, 2, n, 3)
+    for name, far, dtype in (("exact", True, torch.float64), ("all", True, torch.float32),
+                             ("cut", False, torch.float32)):
+        tno = operator(causal=causal, gamma=0.99, far_lags=far).to(dtype)
+        tno.gamma.data.fill_(0.99)
+        y = tno(x.to(dtype))
+        (y * w).sum().backward()
+        assert tno._lags(n, dtype) == (2063 if name == "cut" else n)
+        with torch.no_grad():
+            torch.testing.assert_close(tno(x.to(dtype)), y, atol=1e-5, rtol=0)
+        results[name] = [y.detach(), *(p.grad for p in tno.rpe.parameters())]
+    for exact, whole, cut in zip(*results.values(), strict=True):
+        error = [(value - exact).norm() / exact.norm() for value in (whole, cut)]
+        assert error[1] < 1.5 * error[0] + 2e-7
+
+
+def test_lags_are_kept_where_they_do_not_vanish():
+    n = 6000
+    assert operator(causal=True, gamma=0.9999)._lags(n, torch.float32) == n
+    assert operator(causal=True, use_decay=False)._lags(n, torch.float32) == n
+    assert operator(causal=True, use_decay=False, use_multi_decay=True)._lags(n, torch.float32) == n
+    assert operator(causal=True, par_type=2)._lags(n, torch.float32) == n
+    assert operator(causal=True, act_type="exp_plain")._lags(n, torch.float32) == n
+    tno = operator(causal=True, gamma=0.5)
+    assert tno._lags(n, torch.float32) == 31  # 0.5^30 < 1e-9
+    tno.gamma.data.fill_(0.25)
+    tno.load_state_dict(tno.state_dict())
+    assert tno._lags(n, torch.float32) == 16
+
+
 def test_kept_coefficients_carry_no_graph():
     tno, x = operator(causal=True), torch.randn(1, 2, 9, 3)
     with torch.no_grad():
@@ -94,6 +130,26 @@ def test_autocast_keeps_the_operator_in_float32():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer.token_mixer.toep.coefficients(300).dtype == torch.float32
         torch.testing.assert_close(layer(x).float(), exact, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision(dtype):
+    """What fairseq's --bf16 and --fp16 make of it: the coefficients are those of single precision
+    but for the rounding of the weights, also at lags that half precision cannot tell apart."""
+    torch.manual_seed(0)
+    layer = TnnLayer(16, 1, 8, 16, causal=True, use_decay=True, gamma=0.99)
+    x, half = torch.randn(2, 400, 16), copy.deepcopy(layer).to(dtype)
+    toep = half.token_mixer.toep
+    assert toep.gamma.dtype == torch.float32
+    assert torch.equal(toep.gamma, layer.token_mixer.toep.gamma)
+    rounded = copy.deepcopy(half).float().token_mixer.toep
+    assert torch.equal(toep.coefficients(400), rounded.coefficients(400))
+    y = half(x.to(dtype))
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.float(), layer(x), atol=0.1, rtol=0.05)
+    y.sum().backward()
+    assert toep.rpe.pos_proj.weight.grad.isfinite().all()
+    assert toep.rpe.pos_proj.weight.grad.abs().max() > 0
 
 
 def test_padding_masked_in_the_bidirectional_block():

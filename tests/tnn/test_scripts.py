@@ -4,6 +4,7 @@
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def run(script, *arguments, **environment):
     (("length_extrapolation.sh", "tnn_v2_decay_99_pre", "long"), "LENGTH is a positive number"),
     (("length_extrapolation.sh", "tnn_v2_decay_99_pre", "512"), "bash tnn/prepare_lm_data.sh"),
     (("script_glue.sh", "WNLI", "x", "y"), "TASK is one of MNLI"),
-    (("script_glue.sh", "RTE", "x", "y"), "./getdata.sh glue"),
+    (("script_glue.sh", "RTE", "x", "y"), "python tnn/prepare_glue.py RTE"),
     (("prepare_lm_data.sh", "nowhere", "out"), "no wiki.train.raw"),
 ])
 def test_one_line_and_exit_code_2(call, said, tmp_path):
@@ -80,3 +81,33 @@ def test_smoke(script):
     assert losses[-1] < losses[0]
     if script == "script_alm.sh":
         assert len(re.findall(r"Perplexity: [\d.]+", text)) == 2
+
+
+@pytest.mark.slow
+def test_fine_tuning():
+    """From the masked model of the smoke run, on sentences with and without a certain word: more
+    right answers than the more frequent label would give."""
+    done = run("script_glue.sh", SMOKE="1")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "loading pretrained model" in done.stdout
+    accuracies = re.findall(r"valid on 'valid'.*? accuracy ([\d.]+)", done.stdout)
+    labels = [line.rsplit("\t", 1)[1] for line in
+              (ROOT / "tnn/data/smoke-text/SST-2/dev.tsv").read_text().splitlines()[1:]]
+    assert float(accuracies[-1]) > 100 * max(map(labels.count, labels)) / len(labels) + 5
+
+
+@pytest.mark.slow
+def test_generate_by_the_command(tmp_path):
+    """A checkpoint of the fork: every memory gives the same text."""
+    texts = set()
+    for memory in ("window", "etsc", "full"):
+        out = tmp_path / f"{memory}.txt"
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "tnn/generate.py"), str(FORK / "alm_fork_checkpoint.pt"),
+             "--data", str(FORK / "data-bin"), "--tokens", "40", "--memory", memory,
+             "--outf", str(out)], text=True, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == out.read_text()
+        texts.add(done.stdout)
+    assert len(texts) == 1
+    assert len(texts.pop().split()) > 20

@@ -105,6 +105,29 @@ def test_rows_in_chunks_are_the_whole(monkeypatch):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["causal", "bidirectional"])
+@pytest.mark.parametrize(("n", "p"), [(2, 1), (9, 4), (30, 29), (64, 5), (100, 60), (7, 7), (1, 1)])
+def test_fewer_lags_are_zeros_beyond(kind, n, p):
+    x, w = torch.randn(2, 3, 2, n, 4, dtype=torch.float64)
+    t = torch.randn(2, lags(p, kind), 4, dtype=torch.float64)
+    zeros = t.new_zeros(2, n - p, 4)
+
+    def filled(x, t):
+        ahead = [] if kind == "causal" else [zeros, t[:, p:]]
+        return toeplitz_plain(x, torch.cat([t[:, :p], zeros, *ahead], dim=1))
+
+    def few(x, t):
+        return toeplitz_product(x, t, lags=p)
+
+    for a, b in zip(value_and_gradients(few, x, t, w), value_and_gradients(filled, x, t, w),
+                    strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=0)
+    if n > 1:
+        kept = toeplitz_with_spectrum(x, kernel_spectrum(t, n, lags=p), lags=p)
+        torch.testing.assert_close(kept, few(x, t), atol=1e-10, rtol=0)
+    assert n + p - 1 <= fft_length(n, p) <= fft_length(n)
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 511, 512, 513, 8192])
 def test_fft_length(n):
     size = fft_length(n)
@@ -119,4 +142,6 @@ def test_fft_length(n):
 def test_wrong_number_of_coefficients():
     with pytest.raises(ValueError, match="5 coefficients for length 4"):
         toeplitz_product(torch.randn(1, 4, 2), torch.randn(1, 5, 2))
+    with pytest.raises(ValueError, match="5 lags for length 4"):
+        toeplitz_product(torch.randn(1, 4, 2), torch.randn(1, 5, 2), lags=5)
     assert toeplitz.DENSE_UP_TO >= 1  # n = 1 is never transformed

@@ -1,0 +1,239 @@
+"""The position-wise parts of a block on a CPU, some positions at a time, so that what lies between
+two matrix products stays in the cache; gradients by hand. Elsewhere, and for the cases that are
+not covered, the plain form: the same equations as PyTorch operations.
+
+Letters: b batch, n length, N = b n positions, D width, E and G inner widths. `p` is the rate of a
+dropout, 0 outside training.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import Function, once_differentiable
+
+CACHE = 1 << 18  # floats of the widest array of a piece (by measurement, one core)
+
+
+def use_fused(x: Tensor) -> bool:
+    """On a CPU, in the arithmetic of the weights, and not while compiling."""
+    return (x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+            and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling())
+
+
+# ------------------------------------------------------------------------------------- dropout
+def dropout(x: Tensor, p: float) -> Tensor:
+    """F.dropout, at a tenth of its cost on a CPU (see random_bits)."""
+    if not p or not use_fused(x):
+        return F.dropout(x, p)
+    return x * keep_mask(random_bits(x.numel(), p), p, x.dtype).view(x.shape)
+
+
+def add_dropped(x: Tensor, y: Tensor, p: float) -> Tensor:
+    """x + dropout(y)."""
+    if not p or not use_fused(x):
+        return x + F.dropout(y, p)
+    return torch.addcmul(x, y, keep_mask(random_bits(y.numel(), p), p, y.dtype).view(y.shape))
+
+
+def random_bits(count: int, p: float) -> Tensor | None:
+    """`count` random int16, four from each draw of 64 bits; None if nothing is dropped."""
+    if not p:
+        return None
+    draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-2**63, None)
+    return draws.view(torch.int16)[:count]
+
+
+def keep_mask(bits: Tensor, p: float, dtype: torch.dtype) -> Tensor:
+    """0 with probability p, rounded to a multiple of 2^-16, else what makes the mean 1."""
+    kept = 65536 - round(p * 65536)
+    return bits.to(dtype).lt_(kept - 32768).mul_(65536 / kept)
+
+
+# ----------------------------------------------------------------------------------- functions
+def glu(x: Tensor, l1: nn.Linear, l2: nn.Linear, l3: nn.Linear, p: float) -> Tensor:
+    """l3( drop(silu(l1 x)) * l2 x ): x (b, n, D) -> the same shape."""
+    if not use_fused(x):
+        return l3(F.dropout(F.silu(l1(x)), p) * l2(x))
+    weights = torch.cat([l1.weight, l2.weight]), joined(l1.bias, l2.bias)
+    rows = x.reshape(-1, x.shape[-1])
+    bits = random_bits(len(rows) * l1.out_features, p)
+    return _Glu.apply(rows, *weights, l3.weight, l3.bias, bits, p).view(x.shape)
+
+
+def activated(x: Tensor, linear: nn.Linear) -> Tensor:
+    """silu(linear x), channels first: x (b, n, D) -> (b, E, n)."""
+    if not use_fused(x):
+        return F.silu(channels_first(x, linear))
+    return _Activated.apply(x, linear.weight, linear.bias)
+
+
+def gated(x: Tensor, m: Tensor, u: nn.Linear, o: nn.Linear, p: float) -> Tensor:
+    """o( silu(u x) * drop(m) ): x (b, n, D), m (b, E, n) -> (b, n, D)."""
+    if not use_fused(x):
+        return channels_last(F.silu(channels_first(x, u)) * F.dropout(m, p), o)
+    bits = random_bits(m.numel(), p)
+    return _Gated.apply(x, m, u.weight, u.bias, o.weight, o.bias, bits, p)
+
+
+def channels_first(x: Tensor, linear: nn.Linear) -> Tensor:
+    """linear(x) for x (b, n, D), as (b, E, n)."""
+    weight = linear.weight.expand(len(x), -1, -1)
+    if linear.bias is None:
+        return torch.bmm(weight, x.transpose(1, 2))
+    return torch.baddbmm(linear.bias.unsqueeze(-1), weight, x.transpose(1, 2))
+
+
+def channels_last(y: Tensor, linear: nn.Linear) -> Tensor:
+    """linear of y (b, E, n), as (b, n, D)."""
+    weight = linear.weight.t().expand(len(y), -1, -1)
+    if linear.bias is None:
+        return torch.bmm(y.transpose(1, 2), weight)
+    return torch.baddbmm(linear.bias, y.transpose(1, 2), weight)
+
+
+def joined(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return None if a is None or b is None else torch.cat([a, b])
+
+
+# ----------------------------------------------------------------------- in pieces, by hand
+def pieces(count: int, width: int) -> list[slice]:
+    step = max(CACHE // width, 32)
+    return [slice(i, min(i + step, count)) for i in range(0, count, step)]
+
+
+def batch_pieces(x, width):
+    """(sample, slice of positions) of x (b, n, ...)."""
+    return [(b, part) for b in range(len(x)) for part in pieces(x.shape[1], width)]
+
+
+def affine(bias, x, weight, out):
+    """x weight + bias, written to `out` and returned (addmm would first write the bias there)."""
+    torch.mm(x, weight, out=out)
+    return out if bias is None else out.add_(bias)
+
+
+def silu_slope(a, s):
+    """d silu(a) / da, where s = sigmoid(a)."""
+    return (1 - s).mul_(a).add_(1).mul_(s)
+
+
+def zeros_like(*tensors):
+    return [None if t is None else torch.zeros_like(t) for t in tensors]
+
+
+class _Glu(Function):
+    """x (N, D), w (2G, D) of l1 and l2, c (2G) their biases, w3 (D, G), c3 (D)."""
+
+    @staticmethod
+    def forward(ctx, x, w, c, w3, c3, bits, p):
+        g = len(w) // 2
+        ab, y = x.new_empty(len(x), 2 * g), torch.empty_like(x)
+        for part in pieces(len(x), 2 * g):
+            piece = affine(c, x[part], w.t(), ab[part])
+            hidden = F.silu(piece[:, :g])
+            if bits is not None:
+                hidden *= keep_mask(bits.view(-1, g)[part], p, x.dtype)
+            affine(c3, hidden.mul_(piece[:, g:]), w3.t(), y[part])
+        ctx.save_for_backward(x, w, c, w3, c3, bits, ab)
+        ctx.p = p
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        x, w, c, w3, c3, bits, ab = ctx.saved_tensors
+        g, dx = len(w) // 2, torch.empty_like(x)
+        dw, dc, dw3, dc3 = zeros_like(w, c, w3, c3)
+        dab = x.new_empty(pieces(len(x), 2 * g)[0].stop, 2 * g)
+        for part in pieces(len(x), 2 * g):
+            a, b = ab[part, :g], ab[part, g:]
+            s = torch.sigmoid(a)
+            gate, slope = a * s, silu_slope(a, s)
+            if bits is not None:
+                mask = keep_mask(bits.view(-1, g)[part], ctx.p, x.dtype)
+                gate *= mask
+                slope *= mask
+            dw3.addmm_(dy[part].t(), gate * b)
+            dh, both = dy[part] @ w3, dab[:len(a)]
+            torch.mul(dh, b, out=both[:, :g]).mul_(slope)
+            torch.mul(dh, gate, out=both[:, g:])
+            dw.addmm_(both.t(), x[part])
+            torch.mm(both, w, out=dx[part])
+            if c is not None:
+                dc += both.sum(0)
+        if c3 is not None:
+            dc3 = dy.sum(0)
+        return dx, dw, dc, dw3, dc3, None, None
+
+
+class _Activated(Function):
+    """x (b, n, D), w (E, D), c (E) -> silu(w x + c) (b, E, n)."""
+
+    @staticmethod
+    def forward(ctx, x, w, c):
+        a = x.new_empty(len(x), len(w), x.shape[1])
+        y = torch.empty_like(a)
+        column = None if c is None else c.unsqueeze(-1)
+        for b, part in batch_pieces(x, len(w)):
+            piece = affine(column, w, x[b, part].t(), a[b, :, part])
+            torch.sigmoid(piece, out=y[b, :, part]).mul_(piece)
+        ctx.save_for_backward(x, w, c, a)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        x, w, c, a = ctx.saved_tensors
+        dx = torch.empty_like(x)
+        dw, dc = zeros_like(w, c)
+        for b, part in batch_pieces(x, len(w)):
+            before = a[b, :, part]
+            da = silu_slope(before, torch.sigmoid(before)).mul_(dy[b, :, part])
+            dw.addmm_(da, x[b, part])
+            torch.mm(da.t(), w, out=dx[b, part])
+            if c is not None:
+                dc += da.sum(1)
+        return dx, dw, dc
+
+
+class _Gated(Function):
+    """x (b, n, D), m (b, E, n), w (E, D), c (E) of u, wo (D, E), co (D) of o -> (b, n, D)."""
+
+    @staticmethod
+    def forward(ctx, x, m, w, c, wo, co, bits, p):
+        a, y = torch.empty_like(m), torch.empty_like(x)
+        column = None if c is None else c.unsqueeze(-1)
+        for b, part in batch_pieces(x, len(w)):
+            piece = affine(column, w, x[b, part].t(), a[b, :, part])
+            gate = F.silu(piece).mul_(m[b, :, part])
+            if bits is not None:
+                gate *= keep_mask(bits.view(m.shape)[b, :, part], p, x.dtype)
+            affine(co, gate.t(), wo.t(), y[b, part])
+        ctx.save_for_backward(x, m, w, c, wo, co, bits, a)
+        ctx.p = p
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        x, m, w, c, wo, co, bits, a = ctx.saved_tensors
+        dx, dm = torch.empty_like(x), torch.empty_like(m)
+        dw, dc, dwo, dco = zeros_like(w, c, wo, co)
+        for b, part in batch_pieces(x, len(w)):
+            before, mixed = a[b, :, part], m[b, :, part]
+            s = torch.sigmoid(before)
+            if bits is not None:
+                mask = keep_mask(bits.view(m.shape)[b, :, part], ctx.p, x.dtype)
+                mixed = mixed * mask
+            u = before * s
+            dwo.addmm_(dy[b, part].t(), (u * mixed).t())
+            dg = wo.t() @ dy[b, part].t()  # (E, piece)
+            dm[b, :, part] = u.mul_(dg) if bits is None else u.mul_(dg).mul_(mask)
+            da = silu_slope(before, s).mul_(mixed).mul_(dg)
+            dw.addmm_(da, x[b, part])
+            torch.mm(da.t(), w, out=dx[b, part])
+            if c is not None:
+                dc += da.sum(1)
+        if co is not None:
+            dco = dy.sum((0, 1))
+        return dx, dm, dw, dc, dwo, dco, None, None
