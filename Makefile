@@ -1,10 +1,12 @@
 # Everything here runs in the virtual environment that `make setup` builds; VENV= picks another.
+# JOBS= says how many processes run the tests side by side.
 # The command lines of the reproduce-* targets are the originals', letter for letter.
 VENV ?= .venv
 PYTHON ?= python3
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 RECORD := $(PY) results/record.py
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-full lint bench report
@@ -28,7 +30,7 @@ demo: setup demo-awd-lstm demo-awd-scratch demo-trellisnet demo-sparse-seq demo-
 	@$(PY) results/report.py --html runs/demo/index.html --from runs/demo
 
 test: setup data-pydoc data-digits  ## the test suite (golden numbers, unit, end to end)
-	$(PY) -m pytest -m 'not slow'
+	$(PY) -m pytest -n $(JOBS) -m 'not slow'
 
 test-full: setup data-pydoc data-digits  ## the same and the slow ones (real data, full-size models)
 	$(PY) -m pytest

@@ -105,7 +105,7 @@ def codec(folder: str | None):
             lambda words: bpe.decode([int(word) for word in words if word.isdigit()]))
 
 
-def main() -> None:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("checkpoint")
     p.add_argument("--data", required=True, help="folder with the dictionary")
@@ -116,7 +116,11 @@ def main() -> None:
     p.add_argument("--temperature", type=float, default=1.0, help="0: always the most likely token")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--outf", help="write the text there as well")
-    args = p.parse_args()
+    return p.parse_args(argv)
+
+
+def main() -> None:
+    args = parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")  # fairseq warns of its own old calls
     try:

@@ -122,7 +122,7 @@ def prepare(task: str, glue: Path, bpe: Path, dictionary: Path, out: Path) -> No
     print(f"prepared: {out}")
 
 
-def main() -> None:
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("task", choices=COLUMNS)
     p.add_argument("--glue", type=Path, default=HERE / "data/glue", help="zips or folders of tasks")
@@ -130,7 +130,11 @@ def main() -> None:
                    help="encoder.json, vocab.bpe, dict.txt")
     p.add_argument("--dict", type=Path, help="dictionary of the model (BPE/dict.txt)")
     p.add_argument("--out", type=Path, default=HERE / "data/glue-bin", help="TASK-bin goes here")
-    args = p.parse_args()
+    return p.parse_args(argv)
+
+
+def main() -> None:
+    args = parse_args()
     try:
         prepare(args.task, args.glue, args.bpe, args.dict or args.bpe / "dict.txt",
                 args.out / f"{args.task}-bin")

@@ -25,6 +25,8 @@ READMES = sorted(path.relative_to(ROOT).as_posix() for pattern in
 PYDOC, DIGITS, TAGGING = (str(ROOT / "data" / name) for name in ("pydoc", "digits", "tagging"))
 LM = f"--data {PYDOC} --batch_size 80 --max-steps 2 --log-interval 1"
 TRELLIS = f"--data {PYDOC} --nhid 16 --nlevels 4 --aux_freq 2 --max-steps 2 --log-interval 1"
+LRA = (f"--data {ROOT}/data --data-folder listops --n-layers 1 --d-model 16 --batch-size 8 "
+       "--workers 0 --train-limit 40 --eval-limit 8 --l-max 64 --max-steps 2")
 SHRINK = {  # script: what is appended to its command
     "awd_lstm/main.py": f"{LM} --emsize 8 --nhid 8",
     "awd_lstm/finetune.py": LM,
@@ -44,8 +46,13 @@ SHRINK = {  # script: what is appended to its command
     "sparse_seq/language_modeling/main_overfit.py": f"{LM} --emsize 40 --nhid 60",
     "sparse_seq/language_modeling/finetune.py": "--batch_size 80 --max-steps 2",
     "sparse_seq/sequence_labeling/main.py": f"--data {TAGGING} --epochs 1 --max-steps 2",
+    "tnn/script_lra.py": LRA,
+    "tnn/lra/main.py": LRA,
+    "tnn/speed_test.py": "--lengths 128 --steps 1 --out figures",
 }
-OF_THE_USER = ("pretrained", "HOST")  # files and machines that only a user has: flags alone
+# Files and machines that only a user has: of these commands the flags alone are tested.
+OF_THE_USER = ("pretrained", "HOST", "/my/", "checkpoint_best", "wikitext-103", "tnn_v2_decay",
+               "prepare_glue", "train_lra.sh", "tnn/lra/listops.py --out DIR")
 
 
 def blocks(readme: str) -> list[str]:
@@ -103,7 +110,8 @@ def listed(kind: str) -> list:
 def test_the_flags_are_known(readme, folder, command):
     script, words = script_of(folder, command)
     assert (ROOT / script).is_file()
-    importlib.import_module(script.removesuffix(".py").replace("/", ".")).parse_args(words)
+    parse = importlib.import_module(script.removesuffix(".py").replace("/", ".")).parse_args
+    parse([word for word in words if word != "-h"])
 
 
 @pytest.mark.parametrize(("readme", "folder", "command"), listed("make"))

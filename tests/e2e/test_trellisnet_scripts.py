@@ -111,7 +111,7 @@ def test_train(name, folder):
     """In a folder of the user's: model, state, weights and log there."""
     done = run(name, [*FLAGS[name].split(), "--epochs", "1", "--log-dir", "logs"], folder)
     stem = NAMES[name]
-    assert {p.name for p in folder.iterdir()} - {"weights"} == {
+    assert {p.name for p in folder.iterdir()} - {"weights", f"{stem}.state.prev.pt"} == {
         "texts", "images", "logs", f"{stem}.pt", f"{stem}.state.pt"}
     assert {p.name for p in (folder / "logs").iterdir()} == {stem, f"{stem}.log"}
     assert done.stdout.splitlines() == (folder / f"logs/{stem}.log").read_text().splitlines()
