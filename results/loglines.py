@@ -45,6 +45,11 @@ PATTERNS = (
     ("tnn/im", "epoch", r"Epoch: \[<epoch>\]"),
     ("tnn/im", "final", r"Max accuracy: <valid_acc>%"),
     ("tnn/im", "final", r"^number of params: <params>"),
+    ("tnn/lra", "epoch",
+     r"epoch <epoch> \| step \d+ \| lr \S+ \| train loss <train_loss> acc <train_acc> \| val loss"
+     r" <valid_loss> acc <valid_acc> \| test loss <test_loss> acc <test_acc> \| <seconds> s"),
+    ("tnn/lra", "final",
+     r"End of training \| test acc <test_acc> \| val acc <valid_acc> \| best epoch <best_epoch>"),
     ("tnn/im", "epoch", r"\* Acc@1 <valid_acc> Acc@5 <valid_acc5> loss <valid_loss>"),
 )
 
@@ -63,7 +68,7 @@ def to_number(name, text):
     value = float(text)
     if not math.isfinite(value):
         return None
-    return int(value) if name in ("epoch", "params") else value
+    return int(value) if name in ("epoch", "best_epoch", "params") else value
 
 
 def tidy(values):

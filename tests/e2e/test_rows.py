@@ -10,15 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from results.published import ROWS
+
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = """
-awd-ptb awd-ptb-qrnn awd-wt2 awd-wt2-qrnn awd-ptbc awd-enwik8 awd-wt103 awd-scratch-ptb
-trellis-ptb trellis-ptb-mos trellis-ptbc trellis-wt103 trellis-smnist trellis-pmnist trellis-scifar
-sparse-ptb sparse-ptb-dense sparse-recite-dense sparse-recite-reduced sparse-recite-sparse1
-sparse-recite-sparse2 sparse-pos-dense sparse-pos-sparse sparse-pos-down
-tnn-alm tnn-extrapolation tnn-blm tnn-glue tnn-im-tiny tnn-im-small tnn-lra-listops tnn-lra-imdb
-tnn-lra-aan tnn-lra-cifar tnn-lra-pathfinder tnn-lra-pathfinderx tnn-speed
-""".split()
 
 
 def make(*words: str, timeout: int = 600) -> subprocess.CompletedProcess:
