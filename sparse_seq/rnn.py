@@ -207,7 +207,8 @@ class SparseLSTM(nn.Module):
         """The facts of the layer, under the original's names. "sparseness" is its density:
         parameters divided by those of a dense layer of the same sizes."""
         i, h, comp = self.input_size, self.hidden_size, self.composition
-        info: dict[str, object] = {"ninp": i, "nhid": h, "wdrop": self.wdrop, "density": comp.density}
+        info: dict[str, object] = {"ninp": i, "nhid": h, "wdrop": self.wdrop,
+                                   "density": comp.density}
         if self.reduce:
             a, b = self.reduce
             info |= {"reduce_in": a, "reduce_out": b}

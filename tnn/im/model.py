@@ -267,10 +267,9 @@ class TnnVit(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         """A new last layer (num_classes outputs), on the old one's device."""
-        old = self.head[1]
+        old = self.head[1].weight
         self.num_classes = num_classes
-        self.head[1] = nn.Linear(old.in_features, num_classes, device=old.weight.device,
-                                 dtype=old.weight.dtype)
+        self.head[1] = nn.Linear(int(old.shape[1]), num_classes, device=old.device, dtype=old.dtype)
 
 
 def _arch(dim, gamma, rpe=48, prenorm=True, patch=16):

@@ -29,7 +29,8 @@ def relu2(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
-MORE_ACTIVATIONS = {"relu2": relu2, "cos": torch.cos, "sin": torch.sin, "swish": F.silu}
+MORE_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu2": relu2, "cos": torch.cos, "sin": torch.sin, "swish": F.silu}
 
 
 def lra_activation(name: str) -> Callable[[Tensor], Tensor]:

@@ -26,7 +26,7 @@ class TNO(nn.Module):
     hold. token_shift_type 1 shifts x by one position, 2 takes the mean of x and its shift.
     """
 
-    OPERATORS = ("toep",)
+    OPERATORS: tuple[str, ...] = ("toep",)
     USE_PAD = True
 
     def __init__(self, d_model: int, n_heads: int, dropout: float = 0.0, bias: bool = True,
@@ -42,7 +42,7 @@ class TNO(nn.Module):
         super().__init__()
         self.act, self.dropout, self.normalize = lra_activation(act_fun), dropout, normalize
         self.published = act_fun == "silu" and not use_norm  # what fused.py covers
-        self.shift, self.type, self.grid = token_shift_type, tno_type, (tno_H, tno_W)
+        self.shift, self.tno_type, self.grid = token_shift_type, tno_type, (tno_H, tno_W)
         inner = int(tno_expand_ratio * d_model) // n_heads * n_heads
         if resi_param:
             self.d = nn.Parameter(torch.randn(d_model))
@@ -114,7 +114,7 @@ class TNO2d(TNO):
         super().__init__(*args, tno_type=tno_type, **kw)
 
     def _norms_itself(self):
-        return self.type in (2, 3)
+        return self.tno_type in (2, 3)
 
     def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
         b, n, width = x.shape
@@ -133,10 +133,10 @@ class TNO2d(TNO):
 
     def _mix(self, v):
         """v (E, H, b, W) -> the same shape."""
-        if self.type == 6:
+        if self.tno_type == 6:
             return self._along_columns(v) + self._along_rows(v)
         m = self._along_columns(self._along_rows(v))
-        return 2 * m if self.type == 4 else m
+        return 2 * m if self.tno_type == 4 else m
 
     def _along_rows(self, v):
         w = v.shape[-1]
