@@ -9,7 +9,7 @@ RECORD := $(PY) results/record.py
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full lint bench report
+.PHONY: help setup demo test test-full test-trust lint bench report
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## /{printf "  %-26s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: setup data-pydoc data-digits  ## the test suite (golden numbers, unit, end
 
 test-full: setup data-pydoc data-digits  ## the same and the slow ones (real data, full-size models)
 	$(PY) -m pytest
+
+test-trust: setup data-pydoc data-digits  ## kill, damage, split, feed hostile files to every training script (hours)
+	TRUST_REPORT=results/trust.md OMP_NUM_THREADS=1 $(PY) -m pytest tests/trust --timeout 3600
 
 lint: setup  ## style, obvious mistakes, types of the public signatures
 	$(PY) -m ruff check .

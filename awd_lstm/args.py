@@ -4,12 +4,15 @@ No flag of ours begins with --epoch: the published commands type `--epoch 500` f
 """
 
 import argparse
+import math
 from pathlib import Path
 
 from awd_lstm.model import MODELS
 
 HERE = Path(__file__).resolve().parent
 OnOff = argparse.BooleanOptionalAction
+MOST_LAYERS = 1000
+DASHED = {"log_interval", "save_interval", "max_steps"}  # the others keep the original's underscore
 
 # Where a flag may differ between a run and its resumption; any other must be the same.
 FREE_ON_RESUME = {"epochs", "save", "resume", "max_steps", "log_interval", "save_interval",
@@ -99,13 +102,25 @@ def parallel(p: argparse.ArgumentParser) -> None:
     g.add_argument("--compile", action="store_true", help="torch.compile the model")
 
 
+def check_finite(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """nan passes every comparison, torch knows 64 bits; only --cap (scratch/) may be infinite."""
+    for name, value in vars(args).items():
+        flag = name.replace("_", "-") if name in DASHED else name
+        if isinstance(value, float) and (math.isnan(value) or
+                                         (math.isinf(value) and name != "cap")):
+            p.error(f"--{flag} must be a finite number, not {value}")
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and abs(number) >= 2**62:
+                p.error(f"--{flag} {number} is too large")
+
+
 def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuses nonsense in one sentence that names the flags (exit code 2)."""
+    check_finite(p, args)
     for name in ("emsize", "nhid", "nlayers", "batch_size", "bptt", "epochs", "log_interval",
                  "save_interval", "devices"):
         if getattr(args, name) < 1:
-            flag = name if name == "batch_size" else name.replace("_", "-")
-            p.error(f"--{flag} must be at least 1")
+            p.error(f"--{name.replace('_', '-') if name in DASHED else name} must be at least 1")
     for name in ("dropout", "dropouth", "dropouti", "dropoute", "wdrop"):
         if not 0 <= getattr(args, name) < 1:
             p.error(f"--{name} must be in [0, 1)")
@@ -114,5 +129,9 @@ def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             p.error(f"--{name.replace('_', '-')} must not be negative")
     if args.lr <= 0:
         p.error("--lr must be positive")
+    if args.nlayers > MOST_LAYERS:
+        p.error(f"--nlayers must be at most {MOST_LAYERS}")
+    if not 0 <= args.seed < 2**32:
+        p.error("--seed must be in [0, 2**32)")
     if args.devices > args.batch_size:
         p.error(f"--devices {args.devices} cannot share --batch_size {args.batch_size} columns")

@@ -3,16 +3,19 @@
 Both hold tensors and plain values only, are written to a temporary file that is flushed and renamed
 into place, and are read with weights_only=True, so that no file can run code. Each carries the
 SHA-256 of its bytes as the comment that a zip file may end with: torch.load does not mind it, and a
-damaged file is noticed.
+damaged file is noticed. Of the training state the one before the last is kept too.
 
     PTB.pt        {"format", "config", "model", "criterion", "splits", "args", "vocabulary", ...}
     PTB.state.pt  the same names plus optimizer, progress and random states, see training.py
+    PTB.state.prev.pt  the state before that one, for when that one is damaged
 """
 
+import contextlib
 import hashlib
 import os
 import pickle
 import shutil
+import sys
 from pathlib import Path
 from typing import BinaryIO
 
@@ -56,7 +59,22 @@ def set_aside(path: str | Path, label: str, keep: bool = False) -> Path | None:
     return target
 
 
-def write(path: str | Path, content: dict) -> None:
+def previous(path: Path) -> Path:
+    """Where the file before this one is kept: PTB.state.pt -> PTB.state.prev.pt."""
+    return path.with_suffix(f".prev{path.suffix}")
+
+
+def _keep(path: Path) -> None:
+    """Gives the file a second name, under which it stays when it is replaced."""
+    link = path.with_name(f".{path.name}.link")
+    with contextlib.suppress(OSError):  # there is none yet, or the file system knows no links
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        link.replace(previous(path))
+        link.unlink(missing_ok=True)  # renaming one link to another of the same file does nothing
+
+
+def write(path: str | Path, content: dict, keep_previous: bool = False) -> None:
     """Writes atomically: whoever looks sees the old file or the new one, whole. What a killed
     process left half-written is overwritten by the next."""
     path = Path(path)
@@ -67,6 +85,8 @@ def write(path: str | Path, content: dict) -> None:
             _seal(file)
             file.flush()
             os.fsync(file.fileno())
+        if keep_previous:
+            _keep(path)
         temporary.replace(path)
     except OSError as error:  # a full disk: torch does not say which file
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
@@ -124,6 +144,19 @@ def read(path: str | Path) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state_dict or checkpoint")
     return content
+
+
+def read_or_previous(path: str | Path) -> dict:
+    """Reads a training state; if it is refused, the one before it, where there is one (and says
+    so). Raises like `read`."""
+    try:
+        return read(path)
+    except ValueError as error:
+        if not previous(Path(path)).is_file():
+            raise
+        print(f"{error}; going on from the state before it, {previous(Path(path))}",
+              file=sys.stderr)
+        return read(previous(Path(path)))
 
 
 def save_model(path: str | Path, model: RNNModel, criterion: SplitCrossEntropyLoss, args: dict,

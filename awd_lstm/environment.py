@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import random
 import signal
@@ -50,10 +51,27 @@ def orderly_exit(script: str) -> Iterator[None]:
         sys.exit(_complain(script, error, 1))
     except OSError as error:  # a full disk, a read-only folder
         sys.exit(_complain(script, error, 1))
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        if (reason := too_large(error)) is None:
+            raise
+        sys.exit(_complain(script, reason, 2))
     except Interrupted as error:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:  # before or after training, where there is nothing to save
         sys.exit(128 + signal.SIGINT)
+    finally:
+        release_claims()
+
+
+def too_large(error: Exception) -> str | None:
+    """What to say of an error that means that memory does not hold what was asked for; else None.
+    Of those of torch's memory only the text tells."""
+    text = str(error).lower()
+    if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and not (
+            "allocate" in text or "overflow" in text):
+        return None
+    return ("these sizes need more memory than there is: give smaller ones (--nhid, --emsize, "
+            f"--batch_size, --bptt; {' '.join(str(error).split())[:150]})")
 
 
 def _complain(script: str, error: Exception, code: int) -> int:
@@ -77,6 +95,47 @@ def check_writable(save: str) -> None:
         raise BadInput(f"--save {save}: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise BadInput(f"--save {save}: the folder {folder} is read-only")
+
+
+_claims: dict[Path, int] = {}  # lock file -> descriptor, of this process
+
+
+def claim(save: str, fabric: Fabric) -> None:
+    """Makes sure that no other run writes to --save. Raises BadInput, in all processes alike.
+
+    The first process locks (flock) a hidden file beside it, which goes when the run ends; of a run
+    that was killed the kernel takes the lock, and the empty file that is left does no harm.
+    """
+    path = Path(save).resolve().with_name(f".{Path(save).name}.lock")
+    if fabric.broadcast(fabric.is_global_zero and not _locked(path)):
+        raise BadInput(f"--save {save}: another run is writing there; wait for its end or give "
+                       "another --save")
+
+
+def _locked(path: Path) -> bool:
+    """Takes the lock, unless this process has it. False if another has."""
+    while path not in _claims:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        except OSError:
+            pass  # a file system without locks
+        if os.fstat(handle).st_nlink:  # else its last owner removed it just now
+            _claims[path] = handle
+        else:
+            os.close(handle)
+    return True
+
+
+def release_claims() -> None:
+    """At the end of the run."""
+    while _claims:
+        path, handle = _claims.popitem()
+        path.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def load_corpus(path: str, fabric: Fabric | None = None) -> Corpus:

@@ -22,6 +22,7 @@ from awd_lstm.environment import (
     BadInput,
     Interrupted,
     check_writable,
+    claim,
     load_corpus,
     load_trained,
     make_fabric,
@@ -29,7 +30,13 @@ from awd_lstm.environment import (
     seed_everything,
 )
 from awd_lstm.metrics import Metrics, run_folder
-from awd_lstm.state import make_optimizer, read_for_resume, restore, save_state, state_file
+from awd_lstm.state import (
+    make_optimizer,
+    read_for_resume,
+    restore,
+    save_state,
+    set_state_aside,
+)
 from awd_lstm.training import (
     Run,
     leave_early,
@@ -70,6 +77,7 @@ def build(args: argparse.Namespace) -> Run:
         raise BadInput("--save FILE names the model to fine-tune (main.py wrote it)")
     check_writable(args.save)
     fabric = make_fabric(args)
+    claim(args.save, fabric)
     seq_len_rng = seed_everything(args, NUMPY_SEED)
     corpus = load_corpus(args.data, fabric)
     rates = {name: getattr(args, name)
@@ -97,9 +105,8 @@ def prepare_files(run: Run, resumed: dict | None) -> None:
     if resumed:
         folder = Path(resumed["metrics"])
     else:
-        old = state_file(args.save, run.script)
-        if (aside := checkpoint.set_aside(old, "old")) is not None:
-            run.say(f"{old} is of an earlier run: kept as {aside}")
+        for old, new in set_state_aside(args.save, run.script):
+            run.say(f"{old} is of an earlier run: kept as {new}")
         aside = checkpoint.set_aside(args.save, "main", keep=True)
         run.say(f"{args.save} will be updated in place; as it was it is kept as {aside}")
         folder = run_folder(Path(args.log_dir), f"{Path(args.save).stem}.finetune")

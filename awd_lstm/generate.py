@@ -54,6 +54,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         p.error("--temperature has to be greater or equal 1e-3")
     if args.words < 0 or args.top_k < 0 or args.log_interval < 1:
         p.error("--words and --top-k must not be negative, --log-interval must be at least 1")
+    flags.check_finite(p, args)
     return args
 
 

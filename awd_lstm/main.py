@@ -26,6 +26,7 @@ from awd_lstm.environment import (
     Interrupted,
     bad_input,
     check_writable,
+    claim,
     load_corpus,
     make_fabric,
     orderly_exit,
@@ -33,7 +34,13 @@ from awd_lstm.environment import (
 )
 from awd_lstm.metrics import Metrics, run_folder
 from awd_lstm.model import RNNModel, load_original_state
-from awd_lstm.state import make_optimizer, read_for_resume, restore, save_state, state_file
+from awd_lstm.state import (
+    make_optimizer,
+    read_for_resume,
+    restore,
+    save_state,
+    set_state_aside,
+)
 from awd_lstm.training import (
     NOTHING_STORED,
     Run,
@@ -76,6 +83,7 @@ def build(args: argparse.Namespace) -> Run:
     fabric = make_fabric(args)
     args.save = fabric.broadcast(args.save or f"{time.time()}".replace(".", "") + ".pt")
     check_writable(args.save)
+    claim(args.save, fabric)
     seq_len_rng = seed_everything(args)
     corpus = load_corpus(args.data, fabric)
     model = RNNModel(args.model, len(corpus.dictionary), args.emsize, args.nhid, args.nlayers,
@@ -121,9 +129,10 @@ def prepare_files(run: Run, resumed: dict | None) -> None:
     if resumed:
         folder = Path(resumed["metrics"])
     else:
-        for old in (Path(args.save), state_file(args.save, run.script)):
-            if (aside := checkpoint.set_aside(old, "old")) is not None:
-                run.say(f"{old} is of an earlier run: kept as {aside}")
+        aside = [(Path(args.save), checkpoint.set_aside(args.save, "old"))]
+        for old, new in aside + set_state_aside(args.save, run.script):
+            if new is not None:
+                run.say(f"{old} is of an earlier run: kept as {new}")
         folder = run_folder(Path(args.log_dir), Path(args.save).stem)
     run.metrics = Metrics(folder, run.progress.step, resumed["metrics_size"] if resumed else 0)
 

@@ -49,6 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                    help="divide by the number of predictions, not by one more as the original")
     flags.device(p)
     args = p.parse_args(argv)
+    flags.check_finite(p, args)
     if args.bptt < 1 or args.window < 1:
         p.error("--bptt and --window must be at least 1")
     if not 0 <= args.lambdasm <= 1:

@@ -25,7 +25,7 @@ demo-awd-lstm: setup data-pydoc  ## the demo's LSTM and QRNN alone
 DEMO = $(RECORD) run --workdir-root runs/demo --shrunk "embedded text (pydoc), small layers, few epochs"
 define awd-demo
 $(DEMO) $(1) main -- awd_lstm/main.py --model $(2) $(3) --data data/pydoc --batch_size 40 \
-	--dropouti 0.2 --dropouth 0.1 --epochs 3 --nonmono 2 --log-interval 50 --save model.pt
+	--dropouti 0.2 --dropouth 0.1 --epochs 2 --nonmono 2 --log-interval 50 --save model.pt
 $(DEMO) $(1) finetune -- awd_lstm/finetune.py --model $(2) $(3) --data data/pydoc --batch_size 40 \
 	--dropouti 0.2 --dropouth 0.1 --epochs 1 --log-interval 50 --save model.pt
 $(DEMO) $(1) pointer -- awd_lstm/pointer.py --model $(2) --data data/pydoc --save model.pt \

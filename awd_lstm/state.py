@@ -62,7 +62,7 @@ def save_state(run: "Run") -> None:
         "progress": asdict(run.progress), "processes": parts,
         "seq_len_rng": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
         "metrics": str(run.metrics.path.parent.absolute()), "metrics_size": run.metrics.size,
-    })
+    }, keep_previous=True)
 
 
 def _kind(optimizer: torch.optim.Optimizer) -> str:
@@ -96,11 +96,18 @@ def read_for_resume(args: Namespace, script: str) -> dict | None:
         raise BadInput("--resume needs --save (or a PATH) to know which run to continue")
     path = Path(args.resume) if args.resume else _own_state(args.save, script)
     with bad_input("--resume: "):
-        content = checkpoint.read(path)
+        content = checkpoint.read_or_previous(path)
     if content.get("format") == checkpoint.STATE_FORMAT:
         args.save = args.save or content["args"]["save"]
         _refuse_other_settings(path, content, args, script)
     return content
+
+
+def set_state_aside(save: str, script: str) -> list[tuple[Path, Path]]:
+    """Gives an earlier run's state, and the one before it, other names: (old, new) of each."""
+    state = state_file(save, script)
+    return [(old, aside) for old in (state, checkpoint.previous(state))
+            if (aside := checkpoint.set_aside(old, "old")) is not None]
 
 
 def _own_state(save: str, script: str) -> Path:

@@ -267,7 +267,8 @@ def save_best(run: Run, valid_loss: float, message: str, path: str | None = None
 def test(run: Run) -> None:
     """Loads the best model, evaluates it on the test text, prints the closing lines."""
     run.fabric.barrier()
-    best = checkpoint.read(run.args.save)
+    with bad_input("--save: "):
+        best = checkpoint.read(run.args.save)
     load_original_state(run.model, best.get("model", best))  # finetune.py may have kept a bare one
     if "criterion" in best:
         run.criterion.load_state_dict(best["criterion"])

@@ -2,6 +2,7 @@
 
 import bz2
 import contextlib
+import errno
 import gzip
 import lzma
 import os
@@ -85,7 +86,8 @@ def broken_is_wrong():
     except BROKEN as error:
         raise WrongFile(f"broken archive ({error or type(error).__name__})") from error
     except OSError as error:
-        if error.errno is None:  # bz2 and gzip raise it bare for bad data
+        # bz2 and gzip raise it bare for bad data; a zip's damaged offset is sought before the start
+        if error.errno in (None, errno.EINVAL):
             raise WrongFile(f"broken archive ({error})") from error
         raise
 

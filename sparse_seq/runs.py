@@ -8,6 +8,7 @@ import argparse
 import csv
 import ctypes
 import json
+import math
 import os
 import random
 import signal
@@ -22,9 +23,11 @@ import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 
-from sparse_seq.files import is_ours, read
+from sparse_seq.claims import claim, release_claims
+from sparse_seq.files import is_ours, read_or_previous
 
 OnOff = argparse.BooleanOptionalAction
+MOST_LAYERS = 1000
 
 # Flags in which a resumed run may differ from what it continues; "data" is checked by its words.
 FREE_ON_RESUME = {"epochs", "save", "resume", "continue_train", "max_steps", "log_interval",
@@ -56,6 +59,22 @@ def orderly_exit(script: str) -> Iterator[None]:
     except (BadInput, FloatingPointError, OSError) as error:
         print(f"{script}: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, BadInput) else 1)
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        if not is_too_large(error):
+            raise
+        print(f"{script}: these sizes need more memory than there is: give smaller ones (--nhid, "
+              f"--emsize, --batch_size, --bptt; {' '.join(str(error).split())[:150]})",
+              file=sys.stderr)
+        sys.exit(2)
+    finally:
+        release_claims()
+
+
+def is_too_large(error: Exception) -> bool:
+    """Does memory not hold what was asked for? Of torch's errors often only the text tells."""
+    text = str(error).lower()
+    return (isinstance(error, (MemoryError, OverflowError, torch.OutOfMemoryError))
+            or "allocate" in text or "overflow" in text)
 
 
 @contextmanager
@@ -96,6 +115,16 @@ def check_flags(p: argparse.ArgumentParser, args: Namespace, positive: tuple[str
     def flag(name: str) -> str:
         return next(o for a in p._actions if a.dest == name for o in a.option_strings)
 
+    for name, value in vars(args).items():
+        if isinstance(value, float) and not math.isfinite(value):  # nan passes all that follows
+            p.error(f"{flag(name)} must be a finite number, got {value}")
+        if isinstance(value, int) and abs(value) >= 2**62:         # torch knows 64 bits
+            p.error(f"{flag(name)} {value} is too large")
+    if not 0 <= args.seed < 2**32:
+        p.error(f"--seed must be in [0, 2**32), got {args.seed}")
+    for name in ("nlayers", "layers"):
+        if getattr(args, name, 1) > MOST_LAYERS:
+            p.error(f"--{name} must be at most {MOST_LAYERS}, got {getattr(args, name)}")
     for name in (*positive, "devices", "save_interval"):
         if getattr(args, name) <= 0:
             p.error(f"{flag(name)} must be positive, got {getattr(args, name)}")
@@ -146,6 +175,13 @@ def reuse_memory() -> None:
         mallopt(trim_threshold, 2**31 - 1)
 
 
+def not_finite(model: torch.nn.Module) -> str:
+    """What to call a value that is not finite: the first such gradient, else the loss."""
+    names = [name for name, p in model.named_parameters()
+             if p.grad is not None and not p.grad.isfinite().all()]
+    return f"the gradient of {names[0]}" if names else "the loss"
+
+
 class StopSignals:
     """Remembers Ctrl-C and SIGTERM until the run comes to a place where it can stop."""
 
@@ -169,8 +205,9 @@ class StopSignals:
             raise Interrupted(signum)
 
 
-def run_folder(save: str) -> Path:
-    """The folder --save, made if need be. Raises BadInput if nothing can be written there."""
+def run_folder(save: str, fabric: Fabric) -> Path:
+    """The folder --save, made if need be and claimed for this run. Raises BadInput if nothing can
+    be written there, or another run is writing."""
     folder = Path(save)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -178,6 +215,8 @@ def run_folder(save: str) -> Path:
         raise BadInput(f"--save {save}: {error.strerror}: a folder is needed") from None
     if not os.access(folder, os.W_OK):
         raise BadInput(f"--save {save}: the folder is read-only")
+    with users("--save"):
+        claim(save, fabric)
     return folder
 
 
@@ -223,7 +262,7 @@ def read_state(args: Namespace, script: str, name: str = "state.pt") -> dict | N
         return None
     path = Path(args.resume) if args.resume else Path(args.save) / name
     with users("--resume"):
-        content = read(path)
+        content = read_or_previous(path)
     if not is_ours(content) or "progress" not in content:
         return content
     if content["script"] != script:

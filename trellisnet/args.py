@@ -5,9 +5,11 @@ Switches that the original had the wrong way round (giving --tied untied the wei
 """
 
 import argparse
+import math
 from pathlib import Path
 
 OnOff = argparse.BooleanOptionalAction
+MOST_LEVELS = 10_000
 RATES = ("dropout", "dropouti", "wdrop", "emb_dropout", "dropouth", "dropoutl")
 # What makes a model: --load takes these from the file.
 ARCHITECTURE = ("emsize", "nhid", "nout", "nlevels", "ksize", "dilation", "wnorm", "tied",
@@ -139,8 +141,16 @@ def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     for name in ("wdecay", "anneal", "max_steps", "checkpoint_levels", "seq_len", "n_experts"):
         if getattr(args, name, 0) < 0:
             p.error(f"--{flag(name)} must not be negative")
+    for name, value in vars(args).items():
+        if isinstance(value, float) and not math.isfinite(value):  # nan passes all that follows
+            p.error(f"--{flag(name)} must be a finite number, not {value}")
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and abs(number) >= 2**62:   # torch knows 64 bits
+                p.error(f"--{flag(name)} {number} is too large")
     if args.lr <= 0:
         p.error("--lr must be positive")
+    if args.nlevels > MOST_LEVELS:
+        p.error(f"--nlevels must be at most {MOST_LEVELS}")
     if min(args.dilation) < 1:
         p.error("--dilation must be at least 1")
     if not 0 <= args.seed < 2**32:

@@ -1,6 +1,7 @@
 """Before the first update: device and processes, texts, and the end in good order."""
 
 import ctypes
+import fcntl
 import os
 import signal
 import sys
@@ -37,6 +38,22 @@ def orderly_exit(script: str) -> Iterator[None]:
         sys.exit(2 if isinstance(error, BadInput) else 1)
     except (Interrupted, KeyboardInterrupt) as error:
         sys.exit(getattr(error, "exit_code", 128 + signal.SIGINT))
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        if not is_too_large(error):
+            raise
+        print(f"{script}: these sizes need more memory than there is: give smaller ones (--nhid, "
+              f"--emsize, --batch_size, --seq_len; {' '.join(str(error).split())[:150]})",
+              file=sys.stderr)
+        sys.exit(2)
+    finally:
+        release_claims()
+
+
+def is_too_large(error: Exception) -> bool:
+    """Does memory not hold what was asked for? Of torch's errors often only the text tells."""
+    text = str(error).lower()
+    return (isinstance(error, (MemoryError, OverflowError, torch.OutOfMemoryError))
+            or "allocate" in text or "overflow" in text)
 
 
 @contextmanager
@@ -109,3 +126,44 @@ def check_writable(save: str) -> None:
         raise BadInput(f"--save {save}: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise BadInput(f"--save {save}: the folder {folder} is read-only")
+
+
+_claims: dict[Path, int] = {}  # lock file -> descriptor, of this process
+
+
+def claim(save: str, fabric: Fabric) -> None:
+    """Makes sure that no other run writes to --save. Raises BadInput, in all processes alike.
+
+    The first process locks (flock) a hidden file beside it, which goes when the run ends; of a run
+    that was killed the kernel takes the lock, and the empty file that is left does no harm.
+    """
+    path = Path(save).resolve().with_name(f".{Path(save).name}.lock")
+    if fabric.broadcast(fabric.is_global_zero and not _locked(path)):
+        raise BadInput(f"--save {save}: another run is writing there; wait for its end or give "
+                       "another --save")
+
+
+def _locked(path: Path) -> bool:
+    """Takes the lock, unless this process has it. False if another has."""
+    while path not in _claims:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        except OSError:
+            pass  # a file system without locks
+        if os.fstat(handle).st_nlink:  # else its last owner removed it just now
+            _claims[path] = handle
+        else:
+            os.close(handle)
+    return True
+
+
+def release_claims() -> None:
+    """At the end of the run."""
+    while _claims:
+        path, handle = _claims.popitem()
+        path.unlink(missing_ok=True)
+        os.close(handle)

@@ -3,11 +3,14 @@
 A file is what torch.save makes of tensors and plain values, with the SHA-256 of its bytes as the
 comment at the end of the zip archive (torch.load does not look there). It is read with
 weights_only=True, so it cannot run code; neither can the originals' state_dicts, which load too.
+Of a training state the one before the last is kept too: x.state.pt, x.state.prev.pt.
 """
 
+import contextlib
 import hashlib
 import os
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 
@@ -16,24 +19,46 @@ import torch
 DIGITS = 64  # of a SHA-256 in hexadecimal
 
 
-def write(path: str | Path, content: dict) -> None:
+def previous(path: Path) -> Path:
+    """Where the file before this one is kept: x.state.pt -> x.state.prev.pt."""
+    return path.with_suffix(f".prev{path.suffix}")
+
+
+def _keep(path: Path) -> None:
+    """Gives the file a second name, under which it stays when it is replaced."""
+    link = path.with_name(f".{path.name}.link")
+    with contextlib.suppress(OSError):  # there is none yet, or the file system knows no links
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        link.replace(previous(path))
+        link.unlink(missing_ok=True)  # renaming one link to another of the same file does nothing
+
+
+def write(path: str | Path, content: dict, keep_previous: bool = False) -> None:
     """Writes `content`; at every moment `path` is the old file or the new one, whole."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.part")
     try:
         with temporary.open("w+b") as file:
             torch.save(content, file)
-            with zipfile.ZipFile(file, "a") as archive:
-                archive.comment = bytes(DIGITS)
-            digest = _digest(file)
-            file.write(digest)
+            seal(file)
             file.flush()
             os.fsync(file.fileno())
+        if keep_previous:
+            _keep(path)
         temporary.replace(path)
     except OSError as error:  # a full disk: torch does not say which file
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def seal(file) -> None:
+    """Ends a zip archive, open for reading and writing, with its checksum."""
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.comment = bytes(DIGITS)
+    digest = _digest(file)
+    file.write(digest)
 
 
 def _digest(file) -> bytes:
@@ -48,10 +73,13 @@ def _digest(file) -> bytes:
     return digest.hexdigest().encode()
 
 
-def _check(path: Path) -> None:
-    """Raises ValueError if a file of ours is not as it was written. Files of others pass."""
+def check(path: Path, ours: bool = False) -> None:
+    """Raises ValueError if a file of ours is not as it was written. Files of others pass, unless
+    the file must be `ours`."""
     with path.open("rb") as file:
         if file.read(4) != b"PK\3\4":  # PyTorch's format before 1.6, or no checkpoint at all
+            if ours:
+                raise ValueError("its beginning is changed")
             return
         try:
             with zipfile.ZipFile(file) as archive:
@@ -62,6 +90,8 @@ def _check(path: Path) -> None:
         if comment:
             if len(comment) != DIGITS or _digest(file) != file.read():
                 raise ValueError("its checksum does not match")
+        elif ours:
+            raise ValueError("its checksum is missing")
         else:  # nothing may follow the directory's end record, else the comment got lost
             file.seek(max(directory, file.seek(0, os.SEEK_END) - 22))
             end = file.read()
@@ -78,7 +108,7 @@ def read(path: str | Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
-        _check(path)
+        check(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
@@ -91,6 +121,18 @@ def read(path: str | Path) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state_dict or checkpoint")
     return content
+
+
+def read_or_previous(path: Path) -> dict:
+    """Reads a training state; if it is refused, the one before it, where there is one (and says
+    so). Raises like `read`."""
+    try:
+        return read(path)
+    except ValueError as error:
+        if not previous(path).is_file():
+            raise
+        print(f"{error}; going on from the state before it, {previous(path)}", file=sys.stderr)
+        return read(previous(path))
 
 
 def set_aside(path: str | Path) -> Path | None:

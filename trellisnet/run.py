@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from common.asgd import ASGD
 from trellisnet import files
 from trellisnet.args import ARCHITECTURE, FREE_ON_RESUME
-from trellisnet.environment import BadInput, Interrupted, bad_input, check_writable
+from trellisnet.environment import BadInput, Interrupted, bad_input, check_writable, claim
 
 MODEL_FORMAT = "trellisnet model 1"
 STATE_FORMAT = "trellisnet training state 1"
@@ -55,6 +55,7 @@ class Run:
             signal.signal(signum, self._ask_to_stop)
         if not args.eval:
             check_writable(args.save)
+            claim(args.save, fabric)
 
     def _ask_to_stop(self, signum: int, frame) -> None:
         self.stop_signal = signum
@@ -184,14 +185,14 @@ class Run:
                 "format": STATE_FORMAT, "args": plain(self.args), **self.facts,
                 "progress": self.progress, "model": self.loss.state_dict(), "parts": parts,
                 "optimizer": self.optimizer.state_dict(),
-                "metrics_size": self.metrics.size if self.metrics else 0})
+                "metrics_size": self.metrics.size if self.metrics else 0}, keep_previous=True)
         self.fabric.barrier()
 
     def restore(self) -> None:
         """Goes back to the training state that --resume names. Raises BadInput."""
         path = Path(self.args.resume or self.state_path)
         with bad_input("--resume: "):
-            state = files.read(path)
+            state = files.read_or_previous(path)
         if state.get("format") != STATE_FORMAT:
             raise BadInput(f"--resume {path}: this is no training state; --load takes a model file")
         same_settings(plain(self.args), state["args"], path)
@@ -216,7 +217,7 @@ class Run:
     def set_old_files_aside(self) -> None:
         """A new run overwrites nothing."""
         if self.fabric.is_global_zero:
-            for path in (Path(self.args.save), self.state_path):
+            for path in (Path(self.args.save), self.state_path, files.previous(self.state_path)):
                 if (aside := files.set_aside(path)) is not None:
                     self.say(f"{path} is of an earlier run: kept as {aside}")
 

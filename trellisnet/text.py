@@ -1,7 +1,8 @@
 """Text to ids: three texts, tokens numbered by first appearance over train, valid, test.
 
 The ids are cached beside the texts, in one .npz file named after the texts' SHA-256, so a changed
-text is never confused with its former self; the zip format's own checksums guard the cache.
+text is never confused with its former self, and ends with its own checksum (files.seal): those of
+the zip format say nothing of an array whose damaged header makes it shorter.
 """
 
 import contextlib
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+from trellisnet.files import check, seal
 
 SPLITS = ("train", "valid", "test")
 EOS = "<eos>"
@@ -89,6 +92,7 @@ def _tokenise(files: dict[str, Path], tokenise: Tokeniser, between: tuple[str, .
 
 def _read_cache(path: Path) -> dict | None:
     try:
+        check(path, ours=True)
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in (*SPLITS, "words")}
     except FileNotFoundError:
@@ -102,8 +106,9 @@ def _write_cache(path: Path, arrays: dict) -> None:
     """A read-only data folder means no cache, nothing worse."""
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
+        with part.open("w+b") as file:
             np.savez(file, **arrays)
+            seal(file)
         part.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

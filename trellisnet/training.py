@@ -74,6 +74,7 @@ class LanguageModelRun(Run):
         args = self.args
         if args.resume is not None:
             self.restore()
+            self.find_best(Path(args.resume or self.state_path).parent)
         else:
             if load_content is not None:
                 take_weights(self, load_content)
@@ -92,6 +93,14 @@ class LanguageModelRun(Run):
             self.say(f"Model loaded successfully from {args.load_weight}")
         if args.resume is not None:
             self.say(f"Resuming at epoch {self.progress['epoch']}, update {self.progress['step']}")
+
+    def find_best(self, folder: Path) -> None:
+        """The best model so far is beside the state, also where both were moved. Raises BadInput:
+        it cannot be made again."""
+        p = self.progress
+        p["best_file"] = str(folder / Path(p["best_file"]).name)
+        if p["best"] is not None and not Path(p["best_file"]).is_file():
+            raise BadInput(f"--resume: the best model so far, {p['best_file']}, is not there")
 
     def evaluate(self, source: Tensor) -> float:
         with self.fabric.autocast():
@@ -245,7 +254,8 @@ def keep_if_best(run: LanguageModelRun, valid: float) -> None:
 def closing_test(run: LanguageModelRun) -> None:
     """Reloads the best model, writes its weights under the original's keys, tests it."""
     run.fabric.barrier()
-    best = files.read(run.progress["best_file"])
+    with bad_input("--save: "):
+        best = files.read(run.progress["best_file"])
     run.loss.load_state_dict(best["model"])
     if run.fabric.is_global_zero:
         run.say("Saving the pre-trained weights of the best saved model")

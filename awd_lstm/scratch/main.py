@@ -27,7 +27,9 @@ from awd_lstm import checkpoint
 from awd_lstm.environment import (
     BadInput,
     Interrupted,
+    bad_input,
     check_writable,
+    claim,
     load_corpus,
     make_fabric,
     orderly_exit,
@@ -47,7 +49,7 @@ from awd_lstm.scratch.state import (
     write_table,
 )
 from awd_lstm.scratch.training import Run, end_of_epoch, evaluate, measure, train_epoch
-from awd_lstm.state import read_for_resume, state_file
+from awd_lstm.state import read_for_resume, set_state_aside, state_file
 from awd_lstm.training import NOTHING_STORED, out_of_steps
 from awd_lstm.utils import batchify, perplexity
 from common.splitcross import SplitCrossEntropyLoss
@@ -78,6 +80,7 @@ def build(args: argparse.Namespace) -> Run:
     fabric = make_fabric(args)
     if fabric.world_size > 1:
         raise BadInput("this script trains in one process; awd_lstm/main.py takes --devices")
+    claim(args.save, fabric)
     rng = seed_everything(args)
     corpus = load_corpus(args.data)
     words = len(corpus.dictionary)
@@ -109,12 +112,11 @@ def prepare_files(run: Run, resumed: dict | None) -> None:
     if resumed:
         folder = Path(resumed["metrics"])
     else:
-        olds = [(state_file(args.save, run.script), "old", False)]
-        olds.append((Path(args.save), "main", True) if args.finetune else
-                    (Path(args.save), "old", False))
-        for old, label, keep in olds:
-            if (aside := checkpoint.set_aside(old, label, keep)) is not None:
-                run.say(f"{old} is kept as {aside}")
+        label, keep = ("main", True) if args.finetune else ("old", False)
+        aside = [(Path(args.save), checkpoint.set_aside(args.save, label, keep))]
+        for old, new in set_state_aside(args.save, run.script) + aside:
+            if new is not None:
+                run.say(f"{old} is kept as {new}")
         folder = run_folder(Path(args.log_dir), stem)
     run.metrics = Metrics(folder, run.progress.step, resumed["metrics_size"] if resumed else 0)
 
@@ -151,7 +153,8 @@ def leave_early(run: Run) -> None:
 
 def test(run: Run) -> None:
     """The best model on the test text, which the published code never looked at."""
-    best = checkpoint.read(run.args.save)
+    with bad_input("--save: "):
+        best = checkpoint.read(run.args.save)
     run.model.load_state_dict(weights_of(best))
     if run.criterion is not None and best.get("criterion"):
         run.criterion.load_state_dict(best["criterion"])

@@ -91,7 +91,8 @@ def save_state(run: Run) -> None:
         "progress": asdict(run.progress), "hidden": run.hidden,
         "torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if on_gpu else None,
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
-        "metrics": str(run.metrics.path.parent.absolute()), "metrics_size": run.metrics.size})
+        "metrics": str(run.metrics.path.parent.absolute()), "metrics_size": run.metrics.size},
+        keep_previous=True)
 
 
 def restore(run: Run, content: dict) -> None:

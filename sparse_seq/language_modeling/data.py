@@ -60,6 +60,9 @@ class Corpus:
 
     @classmethod
     def from_content(cls, content: dict) -> "Corpus":
+        """Raises ValueError if the content is that of another file."""
+        if not {"words", "counts", "texts"} <= content.keys():
+            raise ValueError("corpus.pt holds no corpus")
         return cls(content["words"], content["counts"], content["texts"])
 
     def digest(self) -> str:

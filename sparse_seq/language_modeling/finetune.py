@@ -61,7 +61,7 @@ def load_trained(args: argparse.Namespace, folder: Path) -> tuple[Corpus, Langua
             raise ValueError(f"the model in {folder} was trained on other words than its corpus.pt")
         model = (LanguageModel(**trained["config"]) if ours else
                  make_model(args, len(corpus.words)))
-        files.load_weights(model, trained["model"] if ours else trained)
+        files.load_weights(model, files.weights_of(trained))
     return corpus, model
 
 
@@ -72,26 +72,31 @@ def build(args: argparse.Namespace) -> Run:
         raise runs.BadInput("--resume takes a fine-tuning state; the model to tune is in --save")
     fabric, folder = runs.make_fabric(args), Path(args.save)
     corpus, model = load_trained(args, folder)
+    runs.run_folder(args.save, fabric)
     run = Run(args, fabric, corpus, model, folder, "finetune.py",
               np.random.RandomState(NUMPY_SEED), prefix="finetune_")
     run.optimizer = make_optimizer(run, "asgd")
     if state is not None:
         restore(run, state)
-    elif fabric.is_global_zero:
+    elif args.continue_train and run.file("optimizer.pt").is_file():
+        with runs.users("--continue_train"):
+            optimizer = files.read(run.file("optimizer.pt"))
+            files.same_epoch(files.read(run.file("model.pt")), optimizer)
+            load_optimizer(run, optimizer)
+    if state is None and fabric.is_global_zero:
         prepare_files(run)
     run.journal = runs.Journal(fabric, run.file("log.txt"),
                                runs.metrics_folder(args, state, ".finetune"), state)
     introduce(run)
     if state is None:
-        if args.continue_train and run.file("optimizer.pt").is_file():
-            load_optimizer(run, files.read(run.file("optimizer.pt")))
         run.progress.best = run.evaluate(run.valid)
     return run
 
 
 def prepare_files(run: Run) -> None:
     """An earlier run's files get other names; the model to beat is the one that was read."""
-    files.set_aside(run.file("state.pt"))
+    for name in ("state.pt", "state.prev.pt"):
+        files.set_aside(run.file(name))
     if not run.args.continue_train:
         for name in ("model.pt", "optimizer.pt"):
             files.set_aside(run.file(name))

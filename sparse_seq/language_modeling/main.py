@@ -77,7 +77,7 @@ def build(args: argparse.Namespace, script: str = "main.py") -> Run:
     """Texts, model and optimizer, at the start or where --resume or --continue_train says."""
     state = runs.read_state(args, script)
     fabric = runs.make_fabric(args)
-    folder, corpus = runs.run_folder(args.save), read_corpus(args)
+    folder, corpus = runs.run_folder(args.save, fabric), read_corpus(args)
     run = Run(args, fabric, corpus, make_model(args, len(corpus.words)), folder, script,
               np.random.RandomState(args.seed))
     run.optimizer = make_optimizer(run, "sgd")
@@ -87,7 +87,7 @@ def build(args: argparse.Namespace, script: str = "main.py") -> Run:
     elif state is not None or args.continue_train:
         start_from(run, state)
     elif fabric.is_global_zero:
-        for name in ("model.pt", "optimizer.pt", "state.pt"):
+        for name in ("model.pt", "optimizer.pt", "state.pt", "state.prev.pt"):
             files.set_aside(folder / name)
     if fabric.is_global_zero:
         files.write(folder / "corpus.pt", corpus.content())
@@ -104,9 +104,11 @@ def start_from(run: Run, weights: dict | None) -> None:
     path = run.folder / "model.pt"
     with runs.users("--resume" if weights else "--continue_train"):
         content = weights or files.read(path)
-        files.load_weights(run.model, content["model"] if files.is_ours(content) else content)
+        files.load_weights(run.model, files.weights_of(content))
         if weights is None and (run.folder / "optimizer.pt").is_file():
-            load_optimizer(run, files.read(run.folder / "optimizer.pt"))
+            optimizer = files.read(run.folder / "optimizer.pt")
+            files.same_epoch(content, optimizer)
+            load_optimizer(run, optimizer)
 
 
 def introduce(run: Run) -> None:

@@ -210,7 +210,7 @@ def clip_and_check(run: Run, loss: Tensor) -> None:
     norm = torch.nn.utils.get_total_norm(grads)
     if not torch.isfinite(norm + loss):
         raise FloatingPointError(
-            f"the loss or a gradient is not finite at epoch {run.progress.epoch}, step "
+            f"{runs.not_finite(run.model)} is not finite at epoch {run.progress.epoch}, step "
             f"{run.progress.step}; stopped before the update. Files written so far are good: try "
             "--resume with a smaller --lr or --clip")
     if run.args.clip:
@@ -243,8 +243,9 @@ def validate(run: Run) -> float:
 def test(run: Run) -> float:
     """Loads the best model, evaluates it on the test text, prints the closing lines."""
     run.fabric.barrier()
-    best = files.read(run.file("model.pt"))
-    files.load_weights(run.model, best["model"] if files.is_ours(best) else best)
+    with runs.users("--save"):
+        best = files.read(run.file("model.pt"))
+    files.load_weights(run.model, files.weights_of(best))
     loss = run.evaluate(run.test)
     run.journal.say(f"{'=' * 89}\n| End of training | test loss {loss:5.2f} "
                     f"| test ppl {perplexity(loss):8.2f}\n{'=' * 89}")
@@ -271,7 +272,9 @@ def _optimizer_state(run: Run) -> dict:
 
 
 def load_optimizer(run: Run, content: dict) -> None:
-    """Makes the optimizer of a file; one that knows t0 is averaged SGD."""
+    """Makes the optimizer of a file. Raises ValueError if that is another kind of file."""
+    if "kind" not in content:
+        raise ValueError("this file holds no optimizer of a language model")
     run.optimizer = make_optimizer(run, content["kind"])
     run.optimizer.load_state_dict(content["optimizer"])
 
@@ -286,7 +289,7 @@ def save_state(run: Run) -> None:
             "script": run.script, "args": runs.plain(run.args), "model": run.model.state_dict(),
             **_optimizer_state(run), "progress": asdict(run.progress), "processes": parts,
             "vocabulary": run.corpus.digest(), "metrics": str(run.journal.folder),
-            "metrics_size": run.journal.size})
+            "metrics_size": run.journal.size}, keep_previous=True)
 
 
 def restore(run: Run, state: dict) -> None:

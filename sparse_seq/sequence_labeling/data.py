@@ -42,14 +42,17 @@ def read_sentences(path: Path, separator: str | None = "\t") -> list[Sentence]:
     """The sentences of a file. Further columns are ignored, empty sentences too, and the last one
     counts even where no empty line follows (the original lost it)."""
     sentences, current = [], []
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            columns = line.rstrip("\n").split(separator)
-            if len(columns) > 1:
-                current.append((columns[0], columns[1]))
-            elif current:
-                sentences.append(current)
-                current = []
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    for line in lines:
+        columns = line.split(separator)
+        if len(columns) > 1:
+            current.append((columns[0], columns[1]))
+        elif current:
+            sentences.append(current)
+            current = []
     return [*sentences, current] if current else sentences
 
 

@@ -59,7 +59,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     g.add_argument("--dropoute", type=float, default=0, help="of whole words")
     g.add_argument("--wdrop", type=float, default=0, help="on the recurrent weights")
     g.add_argument("--dropouth", type=float, default=0, help="on the LSTM's output")
-    g.add_argument("--seed", type=lambda text: int(float(text)), default=1982,
+    g.add_argument("--seed", type=whole_number, default=1982,
                    help="seed of the random streams")
     g.add_argument("--save", default="results", metavar="DIR",
                    help="folder for log.txt, the best model (model.pt) and the state (state.pt)")
@@ -69,6 +69,14 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                                "lr"),
                      ("dropouti", "dropoute", "wdrop", "dropouth"), ("momentum", "l2"))
     return args
+
+
+def whole_number(text: str) -> int:
+    """Also 1e3, as the original took it."""
+    try:
+        return int(float(text))
+    except OverflowError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def default_data() -> str:
@@ -93,7 +101,7 @@ def build(args: argparse.Namespace) -> utils.Run:
     if state is not None and "progress" not in state:
         raise runs.BadInput("--resume takes a training state here (state.pt)")
     fabric = runs.make_fabric(args)
-    folder = runs.run_folder(args.save)
+    folder = runs.run_folder(args.save, fabric)
     corpus = load_corpus(args)
     with runs.users("--emb_density, --emb_blocks"):
         model = Tagger(len(corpus.words), args.emsize, args.nhid, len(corpus.tags), args.layers,
@@ -109,7 +117,7 @@ def build(args: argparse.Namespace) -> utils.Run:
     if state is not None:
         utils.restore(run, state)
     elif fabric.is_global_zero:
-        for name in ("model.pt", "state.pt"):
+        for name in ("model.pt", "state.pt", "state.prev.pt"):
             files.set_aside(folder / name)
     run.journal = runs.Journal(fabric, folder / "log.txt", runs.metrics_folder(args, state), state)
     run.stop = runs.StopSignals(fabric)
@@ -204,7 +212,9 @@ def test(run: utils.Run) -> float:
     run.journal.log(p.step, p.epoch - 1, test_acc=last)
     run.fabric.barrier()
     if p.best_epoch:
-        run.model.load_state_dict(files.read(run.folder / "model.pt")["model"])
+        with runs.users("--save"):
+            best = files.read(run.folder / "model.pt")
+        run.model.load_state_dict(best["model"])
         run.journal.say(f"Best on validation was epoch {p.best_epoch} with {p.best_valid}; its "
                         f"test accuracy: {evaluate(run, 'test')}")
     run.journal.close()

@@ -101,7 +101,7 @@ def stop_unless_finite(run: Run, loss: Tensor) -> None:
         [p.grad for p in run.model.parameters() if p.grad is not None])
     if not torch.isfinite(norm + loss.detach()):
         raise FloatingPointError(
-            f"the loss or a gradient is not finite at epoch {run.progress.epoch}, step "
+            f"{runs.not_finite(run.model)} is not finite at epoch {run.progress.epoch}, step "
             f"{run.progress.step}; stopped before the update. Files written so far are good: try "
             "a smaller --lr")
 
@@ -125,7 +125,8 @@ def save_state(run: Run) -> None:
             "optimizer": run.optimizer.state_dict(), "progress": asdict(run.progress),
             "order": None if run.order is None else torch.from_numpy(run.order),
             "vocabulary": digest(run.corpus.words), "processes": parts,
-            "metrics": str(run.journal.folder), "metrics_size": run.journal.size})
+            "metrics": str(run.journal.folder), "metrics_size": run.journal.size},
+            keep_previous=True)
 
 
 def restore(run: Run, state: dict) -> None:

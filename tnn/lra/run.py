@@ -4,6 +4,7 @@ Everything that the next update depends on is in the training state, so that a r
 on the CPU, the same bits as one that never stopped.
 """
 
+import tempfile
 from argparse import Namespace
 from pathlib import Path
 
@@ -160,9 +161,8 @@ def check_writable(save: str) -> None:
     folder = Path(save).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{Path(save).name}.probe"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):  # a file of each process's own
+            pass
     except OSError as error:
         raise BadInput(f"--save {save}: {error.strerror}: {folder}") from None
 

@@ -1,0 +1,70 @@
+"""One server and one set of data for all trust tests; the report of what they did.
+
+TRUST_SEED=n picks other random moments (a failure prints the seed it used).
+TRUST_REPORT=results/trust.md has the figures written there when the session ends.
+"""
+
+import os
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.trust.forked import Server
+from tests.trust.report import write as write_report
+from tests.trust.runs import Place
+from tests.trust.scripts import SCRIPTS, write_data
+
+MODULES = sorted({script.module for script in SCRIPTS.values()}
+                 | {"awd_lstm.pointer", "awd_lstm.generate", "trellisnet.generate"})
+
+
+def pytest_collection_modifyitems(items):
+    """Forking is for Linux; elsewhere torch's threads do not survive it."""
+    if sys.platform != "linux":
+        for item in items:
+            if Path(__file__).parent in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason="forks processes that use torch"))
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    home = tmp_path_factory.mktemp("trust")
+    with Server(MODULES) as server:
+        found = Place(server, home, write_data(home / "data"), int(os.environ.get("TRUST_SEED", 0)))
+        TALLY.append(found.tally)
+        yield found
+
+
+TALLY: list = []       # of the session's Place
+OUTCOME: Counter = Counter()
+BEGAN = time.monotonic()
+
+
+def pytest_runtest_logreport(report):
+    """Counts what became of the tests."""
+    if report.when == "call" or report.outcome == "skipped":
+        OUTCOME["xfailed" if hasattr(report, "wasxfail") else report.outcome] += 1
+
+
+def pytest_sessionfinish():
+    if (path := os.environ.get("TRUST_REPORT")) and TALLY:
+        write_report(Path(path), TALLY[0], OUTCOME, time.monotonic() - BEGAN)
+
+
+@pytest.fixture
+def asks(request):
+    """asks(script, what): a test that a script is known to fail must fail, until it is mended."""
+    def ask(script, what):
+        if what in script.lacks:
+            reason = f"{script.name}: no {what}"
+            request.node.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+    return ask
+
+
+@pytest.fixture(params=SCRIPTS.values(), ids=SCRIPTS)
+def script(request):
+    """Every script that trains."""
+    return request.param

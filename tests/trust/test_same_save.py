@@ -1,0 +1,41 @@
+"""Two runs that would write to the same files: the second refuses, in one line, and the first goes
+on as if nothing had been. A run that was killed stands in nobody's way."""
+
+import signal
+
+import pytest
+
+from tests.trust.runs import assert_same_run
+
+
+def test_the_second_refuses(place, script, asks):
+    asks(script, "lock")
+    expected = place.unbroken(script)
+    folder = place.folder(script)
+    first = place.start(script, folder, hold={"save": 3, "stage": "sync"})
+    assert first.wait() is None
+    before = {path: path.read_bytes() for path in folder.rglob("*.pt")}
+    for more in ([], ["--resume"]):
+        second = place.run(script, folder, *more, code=2)
+        assert len(second.complaints) == 1, second.err
+        assert "--save" in second.line
+        assert "another run is writing there" in second.line
+        place.count("same --save", "second run refused, exit 2")
+    assert {path: path.read_bytes() for path in folder.rglob("*.pt")} == before
+    first.kill(signal.SIGCONT)
+    done = first.wait()
+    assert done.code == 0, done.err
+    assert_same_run(script, folder, done, expected)
+    assert not list(folder.rglob(".*lock"))
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_no_lock(place, script):
+    folder = place.folder(script)
+    first = place.start(script, folder, hold={"save": 0, "stage": "done"})
+    assert first.wait() is None
+    first.kill()
+    assert first.wait().code == -signal.SIGKILL
+    place.run(script, folder, "--max-steps", "1")
+    assert not list(folder.rglob(".*lock"))
+    place.count("same --save", "a killed run's place taken over")
