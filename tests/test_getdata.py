@@ -390,7 +390,7 @@ def test_an_interrupt_leaves_the_part_and_the_next_run_finishes(site, place):
         while fetch.checks.size_of(part) < 150_000 and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert err == "getdata: interrupted; run it again to continue\n"
     assert place.left() == [".downloads/toy-a.bin.part"]
