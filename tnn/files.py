@@ -2,12 +2,15 @@
 
 A file is what torch.save makes of tensors and plain values, with the SHA-256 of its bytes as the
 comment at the end of the zip archive (torch.load does not look there). It is read with
-weights_only=True, so it cannot run code.
+weights_only=True, so it cannot run code. Of a training state the one before the last is kept too:
+x.state.pt, x.state.prev.pt.
 """
 
+import contextlib
 import hashlib
 import os
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 
@@ -17,7 +20,22 @@ DIGITS = 64  # of a SHA-256 in hexadecimal
 END = b"PK\5\6"  # begins the last record of a zip archive, 22 bytes without a comment
 
 
-def write(path: str | Path, content: dict) -> None:
+def previous(path: Path) -> Path:
+    """Where the file before this one is kept: x.state.pt -> x.state.prev.pt."""
+    return path.with_suffix(f".prev{path.suffix}")
+
+
+def _keep(path: Path) -> None:
+    """Gives the file a second name, under which it stays when it is replaced."""
+    link = path.with_name(f".{path.name}.link")
+    with contextlib.suppress(OSError):  # there is none yet, or the file system knows no links
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        link.replace(previous(path))
+        link.unlink(missing_ok=True)  # renaming one link to another of the same file does nothing
+
+
+def write(path: str | Path, content: dict, keep_previous: bool = False) -> None:
     """Writes `content`; at every moment `path` is the old file or the new one, whole."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.part")
@@ -30,6 +48,8 @@ def write(path: str | Path, content: dict) -> None:
             file.write(digest)
             file.flush()
             os.fsync(file.fileno())
+        if keep_previous:
+            _keep(path)
         temporary.replace(path)
     except OSError as error:  # a full disk: torch does not say which file
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
@@ -61,6 +81,30 @@ def read(path: str | Path, safe: tuple[type, ...] = ()) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a state_dict or checkpoint")
     return content
+
+
+def read_or_previous(path: Path, safe: tuple[type, ...] = ()) -> dict:
+    """Reads a training state; if it is refused, the one before it, where there is one (and says
+    so). Raises like `read`."""
+    try:
+        return read(path, safe)
+    except ValueError as error:
+        if not previous(path).is_file():
+            raise
+        print(f"{error}; going on from the state before it, {previous(path)}", file=sys.stderr)
+        return read(previous(path), safe)
+
+
+def set_aside(path: str | Path) -> Path | None:
+    """Renames an existing file, x.pt to x.old.pt (x.old2.pt ...). Returns its new name."""
+    path = Path(path)
+    if not path.exists():
+        return None
+    number, target = 1, path.with_suffix(f".old{path.suffix}")
+    while target.exists():
+        number += 1
+        target = path.with_suffix(f".old{number}{path.suffix}")
+    return path.rename(target)
 
 
 def _digest(file) -> bytes:

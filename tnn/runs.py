@@ -1,10 +1,12 @@
 """What the training scripts for images (im/) and the Long Range Arena (lra/) do alike: flags of the
-machine, devices and processes, random states, an end in good order, curves.
+machine, devices and processes, one run at a time, random states, an end in good order, curves.
 """
 
 import argparse
 import csv
 import ctypes
+import fcntl
+import math
 import os
 import random
 import signal
@@ -18,7 +20,7 @@ import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
-from torch import Tensor, nn
+from torch import nn
 
 
 class BadInput(Exception):
@@ -36,8 +38,8 @@ class Interrupted(Exception):
 @contextmanager
 def orderly_exit(script: str) -> Iterator[None]:
     """Ends the process with one clear line in place of a traceback where the cause is known: exit
-    code 2 for BadInput, 1 for FloatingPointError (nan) and OSError (a full disk), 130 and 143 for
-    signals."""
+    code 2 for BadInput and sizes that memory does not hold, 1 for FloatingPointError (nan) and
+    OSError (a full disk), 130 and 143 for signals."""
     try:
         yield
     except (BadInput, FloatingPointError, OSError) as error:
@@ -45,6 +47,21 @@ def orderly_exit(script: str) -> Iterator[None]:
         sys.exit(2 if isinstance(error, BadInput) else 1)
     except (Interrupted, KeyboardInterrupt) as error:
         sys.exit(getattr(error, "exit_code", 128 + signal.SIGINT))
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        if not is_too_large(error):
+            raise
+        print(f"{script}: these sizes need more memory than there is: give smaller ones "
+              f"({' '.join(str(error).split())[:150]})", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        release_claims()
+
+
+def is_too_large(error: Exception) -> bool:
+    """Does memory not hold what was asked for? Of torch's errors often only the text tells."""
+    text = str(error).lower()
+    return (isinstance(error, (MemoryError, OverflowError, torch.OutOfMemoryError))
+            or "allocate" in text or "overflow" in text)
 
 
 @contextmanager
@@ -84,6 +101,18 @@ def check_flags(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     for name, least in (("devices", 1), ("max_steps", 0), ("save_interval", 1)):
         if getattr(args, name) < least:
             p.error(f"--{name.replace('_', '-')} must be at least {least}")
+    for name, value in vars(args).items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):  # nan passes comparisons
+                p.error(f"--{typed(p, name)} must be a finite number, not {number}")
+            if isinstance(number, int) and abs(number) >= 2**62:         # torch knows 64 bits
+                p.error(f"--{typed(p, name)} {number} is too large")
+
+
+def typed(p: argparse.ArgumentParser, name: str) -> str:
+    """How the flag of an argument is typed: some of the originals' have underscores."""
+    flag = name.replace("_", "-")
+    return flag if f"--{flag}" in p._option_string_actions else name
 
 
 # ----------------------------------------------------------------------- devices and processes
@@ -136,11 +165,72 @@ def keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)         # M_TRIM_THRESHOLD
 
 
-def check_finite(value: Tensor, what: str, step: int) -> None:
-    """Raises FloatingPointError: to be called before the update."""
-    if not torch.isfinite(value).all():
-        raise FloatingPointError(f"{what} is {value.item()} at update {step}, stopping training "
-                                 "before it; files written so far are good")
+def check_finite(fabric: Fabric, module: nn.Module, loss: float, epoch: int, step: int) -> None:
+    """Before the update, of the batch's loss and of all gradients. Raises FloatingPointError.
+
+    With 16-mixed only of the loss: its gradients are scaled up until they overflow, and the scaler
+    leaves such updates out.
+    """
+    norm = torch.zeros(())
+    if scaler_of(fabric) is None:
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in module.parameters() if p.grad is not None])
+    if math.isfinite(loss) and torch.isfinite(norm):
+        return
+    spoilt = [name for name, p in module.named_parameters()
+              if p.grad is not None and not p.grad.isfinite().all()]
+    if math.isfinite(loss) and not spoilt:  # only the sum of squares has no room in 32 bits
+        return
+    what = f"the gradient of {spoilt[0]}" if math.isfinite(loss) else "the loss"
+    raise FloatingPointError(f"{what} is not finite at epoch {epoch}, step {step}; stopped before "
+                             "the update. Files written so far are good; try a smaller --lr")
+
+
+def scaler_of(fabric: Fabric):
+    """Of 16-mixed precision, else None."""
+    return getattr(fabric.strategy.precision, "scaler", None)
+
+
+# --------------------------------------------------------------------------- one run at a time
+_claims: dict[Path, int] = {}  # lock file -> descriptor, of this process
+
+
+def claim(lock: Path, flag: str, fabric: Fabric) -> None:
+    """Makes sure that no other run writes where `flag` (as given, with its value) says. Raises
+    BadInput, in all processes alike.
+
+    The first process locks (flock) the hidden file `lock`, which goes when the run ends; of a run
+    that was killed the kernel takes the lock, and the empty file that is left does no harm.
+    """
+    if fabric.broadcast(fabric.is_global_zero and not _locked(lock.resolve())):
+        raise BadInput(f"{flag}: another run is writing there; wait for its end or give another "
+                       f"{flag.split()[0]}")
+
+
+def _locked(path: Path) -> bool:
+    """Takes the lock, unless this process has it. False if another has."""
+    while path not in _claims:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        except OSError:
+            pass  # a file system without locks
+        if os.fstat(handle).st_nlink:  # else its last owner removed it just now
+            _claims[path] = handle
+        else:
+            os.close(handle)
+    return True
+
+
+def release_claims() -> None:
+    """At the end of the run."""
+    while _claims:
+        path, handle = _claims.popitem()
+        path.unlink(missing_ok=True)
+        os.close(handle)
 
 
 # ------------------------------------------------------------------------------ random states

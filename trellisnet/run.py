@@ -134,8 +134,6 @@ class Run:
         mean share. Raises FloatingPointError before the step if anything is not finite."""
         self.fabric.backward(loss * weight)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.params if p.grad is not None])
-        if self.args.clip > 0:
-            torch.nn.utils.clip_grads_with_norm_(self.params, self.args.clip, norm)
         if not torch.isfinite(norm + loss.detach()):
             names = [name for name, p in self.loss.named_parameters()
                      if p.grad is not None and not p.grad.isfinite().all()]
@@ -143,7 +141,9 @@ class Run:
             raise FloatingPointError(
                 f"{what} is not finite at epoch {self.progress['epoch']}, step "
                 f"{self.progress['step']}; stopped before the update. Files written so far are "
-                "good: try --resume with a smaller --lr or --clip")
+                "good; a smaller --lr or --clip may help")
+        if self.args.clip > 0:
+            torch.nn.utils.clip_grads_with_norm_(self.params, self.args.clip, norm)
         self.optimizer.step()
         self.progress["step"] += 1
 

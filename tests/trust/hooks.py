@@ -131,6 +131,14 @@ def spoil_a_batch(poison: dict, count: list) -> None:
         return spoilt(pixels, torch.is_grad_enabled()), labels
     Images.batch = batch
 
+    from tnn.im.mixup import Mixup
+    own_mix = Mixup.__call__
+
+    def mix(self, images, labels):
+        images, targets = own_mix(self, images, labels)
+        return spoilt(images, torch.is_grad_enabled()), targets
+    Mixup.__call__ = mix
+
 
 def watch_saves(events: Events, hold: dict | None, refuse: dict | None) -> None:
     """Every script saves by torch.save, os.fsync, os.replace, in this order."""

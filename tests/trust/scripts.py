@@ -59,7 +59,6 @@ class Script:
 AWD = {"takes": ("--resume",), "no_dropout": NO_AWD_DROPOUT}
 TRELLIS = {"files": "trellisnet.files", "state": "m.state.pt",
            "takes": ("--resume", "--load", "--load_weight")}
-GAPS = ("previous state", "lock", "finite gradients", "finite flags")
 SPARSE = {"files": "sparse_seq.files", "save": "run"}
 
 SCRIPTS = {script.name: script for script in (
@@ -123,13 +122,13 @@ SCRIPTS = {script.name: script for script in (
            data="images", save="run", files="tnn.files", changes=("Max accuracy",),
            no_dropout="--stochastic-depth 0 --mixup 0 --cutmix 0", steps="updates",
            paths="--data-path {data} --output_dir {save} --log-dir {logs}",
-           curves="logs/run/metrics.csv", closing=0, lacks=GAPS),
+           curves="logs/run/metrics.csv", closing=0),
     Script("tnn-lra", "tnn.lra.main",
            "--task listops --arch tno --n-layers 1 --d-model 8 --dpb-dim 8 --dpb-layers 1 --norm "
            "layer --dropout 0.1 --batch-size 4 --epochs 4 --warmup 5 --total-steps 60 --lr 0.01 "
            "--workers 0 --device cpu --log-interval 3 --seed 7", "m.state.pt", ("m.pt",),
            data="lra", files="tnn.files", changes=("epoch",), no_dropout="--dropout 0",
-           curves="logs/metrics.csv", closing=0, lacks=GAPS),
+           curves="logs/metrics.csv", closing=0),
 )}
 
 

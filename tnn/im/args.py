@@ -10,6 +10,7 @@ from tnn.im.model import ARCHITECTURES
 
 HERE = Path(__file__).resolve().parent
 OnOff = argparse.BooleanOptionalAction
+MOST_BOXES = 10_000
 NO_EFFECT = "accepted, without effect"
 INAT = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
 
@@ -152,9 +153,14 @@ def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             p.error(f"--{name.replace('_', '-')} must be in [0, 1]")
     if args.stochastic_depth == 1:
         p.error("--stochastic-depth must be less than 1")
-    for name in ("mixup", "cutmix", "weight_decay", "warmup_epochs", "num_workers", "start_epoch"):
+    for name in ("mixup", "cutmix", "weight_decay", "warmup_epochs", "warmup_lr", "min_lr",
+                 "num_workers", "start_epoch"):
         if getattr(args, name) < 0:
-            p.error(f"--{name} must not be negative")
+            p.error(f"--{runs.typed(p, name)} must not be negative")
+    if args.recount > MOST_BOXES:
+        p.error(f"--recount must be at most {MOST_BOXES}")
+    if args.opt_betas is not None and len(args.opt_betas) < 2:
+        p.error("--opt-betas: optimisers have two or more of them")
     if args.lr <= 0:
         p.error("--lr must be positive")
     if mixing(args) and args.batch_size % 2:

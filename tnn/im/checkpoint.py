@@ -23,14 +23,9 @@ FREE_ON_RESUME = {"epochs", "resume", "max_steps", "save_interval", "log_dir", "
                   "batch_size", "accumulate"}
 
 
-def scaler_of(run):
-    """Of 16-mixed precision on CUDA, else None."""
-    return getattr(run.fabric.strategy.precision, "scaler", None)
-
-
 def state_of(run) -> dict:
     """A collective operation: every process must call it."""
-    scaler = scaler_of(run)
+    scaler = runs.scaler_of(run.fabric)
     return {"format": FORMAT, "model": run.model.state_dict(),
             "optimizer": run.optimizer.state_dict(), "lr_scheduler": schedule_state(run),
             "epoch": run.progress["epoch"] - 1, "scaler": scaler.state_dict() if scaler else {},
@@ -58,10 +53,11 @@ def find(args: Namespace) -> Path | None:
     return path if path.is_file() else None
 
 
-def read(path: Path) -> dict:
-    """A checkpoint of ours or the original's. Raises BadInput."""
+def read(path: Path, going_on: bool = True) -> dict:
+    """A checkpoint of ours or the original's; with `going_on`, if it is damaged, the one before it.
+    Raises BadInput."""
     with bad_input("--resume: "):
-        content = files.read(path, safe=(Namespace,))
+        content = (files.read_or_previous if going_on else files.read)(path, safe=(Namespace,))
     if "model" not in content:
         raise BadInput(f"--resume {path} is no checkpoint of this script: it has no entry 'model'")
     return content
@@ -88,7 +84,7 @@ def restore(run, content: dict, path: Path) -> None:
     if not {"optimizer", "epoch"} <= set(content):
         return  # weights alone
     run.optimizer.load_state_dict(content["optimizer"])
-    scaler = scaler_of(run)
+    scaler = runs.scaler_of(run.fabric)
     if scaler and content.get("scaler"):
         scaler.load_state_dict(content["scaler"])
     if content.get("format") == FORMAT:

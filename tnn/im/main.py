@@ -96,7 +96,8 @@ class Run:
         state = checkpoint.state_of(self)
         if self.fabric.is_global_zero:
             for name in names:
-                files.write(Path(self.args.output_dir) / name, state)
+                files.write(Path(self.args.output_dir) / name, state,
+                            keep_previous=name == "checkpoint_last.pth")
         self.fabric.barrier()
 
     def open_logs(self) -> None:
@@ -156,7 +157,7 @@ def train_epoch(run: Run) -> None:
 
 def one_update(run: Run, group: list) -> float:
     """Forward and backward on each batch of the group, clipping, step; returns the loss. Raises
-    FloatingPointError before the step if the loss is not finite."""
+    FloatingPointError before the step if the loss or a gradient is not finite."""
     args, total = run.args, 0.0
     run.optimizer.zero_grad()
     for i, batch in enumerate(group):
@@ -165,9 +166,9 @@ def one_update(run: Run, group: list) -> float:
             images, target = run.mixup(images, target)
         with run.fabric.no_backward_sync(run.net, enabled=i < len(group) - 1):
             loss = loss_of(args, run.net(images), target) / len(group)
-            runs.check_finite(loss.detach(), "Loss", run.progress["updates"] + 1)
             run.fabric.backward(loss)
         total += loss.item()
+    runs.check_finite(run.fabric, run.model, total, run.progress["epoch"], run.progress["updates"])
     if args.clip_grad is not None:
         run.fabric.clip_gradients(run.net, run.optimizer, max_norm=args.clip_grad,
                                   error_if_nonfinite=False)
@@ -269,9 +270,14 @@ def prepare(args: argparse.Namespace) -> Run:
         half = torch.cuda.is_available() and args.device != "cpu" and not args.fp32_resume
         args.precision = "16-mixed" if half else "32"
     run = Run(args, runs.make_fabric(args, broadcast_buffers=args.broadcast_buffers))
+    if args.output_dir and not args.eval:
+        folder = Path(args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        runs.claim(folder / ".lock", f"--output_dir {folder}", run.fabric)
     path = checkpoint.find(args)
     if path is not None and args.eval:
-        checkpoint.load_weights(run.model, checkpoint.read(path)["model"], f"--resume {path}")
+        weights = checkpoint.read(path, going_on=False)["model"]
+        checkpoint.load_weights(run.model, weights, f"--resume {path}")
     elif path is not None:
         checkpoint.restore(run, checkpoint.read(path), path)
         run.say(f"Resuming from {path}: epoch {run.progress['epoch']}, "
@@ -280,10 +286,8 @@ def prepare(args: argparse.Namespace) -> Run:
         if args.eval:
             raise BadInput(f"--resume: no file {args.resume}")
         run.say(f"--resume: no file {args.resume}: starting afresh")
-    if args.output_dir and not args.eval and run.fabric.is_global_zero:
-        Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-        if path is None:
-            set_aside(run, Path(args.output_dir))
+    if args.output_dir and not args.eval and run.fabric.is_global_zero and path is None:
+        set_aside(run, Path(args.output_dir))
     return run
 
 

@@ -42,6 +42,7 @@ from tnn.lra.utils import (
 
 HERE = Path(__file__).resolve().parent
 OnOff = argparse.BooleanOptionalAction
+MOST_LAYERS = 10_000
 
 
 # ------------------------------------------------------------------------------------ settings
@@ -88,7 +89,8 @@ def add_training_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--eval-drop-last", action="store_true",
                    help="leave the last incomplete batch unscored, as published")
     g.add_argument("--seed", type=int, default=2222, help="seed of every random stream")
-    g.add_argument("--workers", type=int, default=4, metavar="N", help="processes that read data")
+    g.add_argument("--workers", type=int, default=4, metavar="N",
+                   help="processes that read data, at most one per core")
 
 
 def add_run_flags(p: argparse.ArgumentParser) -> None:
@@ -145,10 +147,27 @@ def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     for name in ("lr", "expand_tno", "expand_glu", "gamma"):
         if getattr(args, name) <= 0:
             p.error(f"--{name.replace('_', '-')} must be positive")
+    check_sizes(p, args)
     if args.arch.endswith("2d") and published_arch(args.task) == "tno":
         p.error(f"--arch {args.arch}: {args.task} is text; tno2d and gtu2d are for images")
     if args.eval and not args.load:
         p.error("--eval needs --load FILE")
+    args.workers = min(args.workers, os.cpu_count() or 1)
+
+
+def check_sizes(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Layers that can be built in finite time, widths that are numbers of channels."""
+    for name in ("n_layers", "dpb_layers"):
+        if getattr(args, name) > MOST_LAYERS:
+            p.error(f"--{name.replace('_', '-')} must be at most {MOST_LAYERS}")
+    for name in ("expand_tno", "expand_glu"):
+        width = args.d_model * getattr(args, name)
+        if not 1 <= width < 2**31:
+            p.error(f"--d-model {args.d_model} x --{name.replace('_', '-')} {getattr(args, name)} "
+                    f"makes a width of {width:.3g}, which cannot be")
+    if args.d_model * args.expand_tno < args.n_heads:
+        p.error(f"--n-heads {args.n_heads} is more than --d-model x --expand-tno, "
+                f"{args.d_model * args.expand_tno:g}")
 
 
 # ---------------------------------------------------------------------------------- evaluation
@@ -215,7 +234,8 @@ def train_epoch(run: Run) -> bool:
 
 
 def one_batch(run: Run, x, y, lengths, updating: bool) -> float:
-    """Forward, backward and, with `updating`, the update."""
+    """Forward, backward and, with `updating`, the update. Raises FloatingPointError before it if
+    the loss or a gradient is not finite."""
     args, p = run.args, run.progress
     watched = updating and (p["step"] + 1) % args.log_interval == 0
     run.model.watch = [] if watched else None
@@ -223,12 +243,12 @@ def one_batch(run: Run, x, y, lengths, updating: bool) -> float:
     with run.fabric.no_backward_sync(run.step_model, enabled=not updating):
         logits = run.step_model(x, lengths)
         loss = F.cross_entropy(logits, y)
-        runs.check_finite(loss.detach(), "the training loss", p["step"])
         run.fabric.backward(loss / args.accumulate)
     p["loss"] += loss.item() * len(y)
     p["hits"] += (logits.argmax(-1) == y).sum().item()
     p["seen"] += len(y)
     if updating:
+        runs.check_finite(run.fabric, run.model, loss.item(), p["epoch"], p["step"])
         lr = args.lr * cosine_factor(p["step"], args.warmup, args.total_steps, args.lr_after_end)
         for group in run.optimizer.param_groups:
             group["lr"] = lr
@@ -286,6 +306,8 @@ def build(args: argparse.Namespace) -> Run:
         args.batch_size = max(1, args.batch // fabric.world_size // args.accumulate)
     if not args.eval:
         check_writable(args.save)
+        save = Path(args.save)
+        runs.claim(save.with_name(f".{save.name}.lock"), f"--save {save}", fabric)
     with runs.bad_input(), fabric.rank_zero_first():
         task = load_task(args.task, Path(args.data), args)
     run = Run(args, fabric, task)
@@ -294,6 +316,8 @@ def build(args: argparse.Namespace) -> Run:
         run.say(f"Resuming at epoch {run.progress['epoch']}, update {run.progress['step']}")
     elif args.load:
         run.load(args.load)
+    if args.resume is None and not args.eval:
+        run.set_old_files_aside()
     return run
 
 

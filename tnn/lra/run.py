@@ -72,8 +72,9 @@ class Run:
         self.say(f"Args: {vars(self.args)}")
         self.say(f"Model total parameters: {total} ({trainable} not frozen in the original, of "
                  f"which {used} have a gradient)")
-        self.log({"params/total": total, "params/trainable": trainable,
-                  "params/fixed": total - trainable})
+        if self.args.resume is None:
+            self.log({"params/total": total, "params/trainable": trainable,
+                      "params/fixed": total - trainable})
 
     def log(self, values: dict[str, float]) -> None:
         if self.metrics:
@@ -107,14 +108,14 @@ class Run:
                 "progress": self.progress | {
                     "metrics_size": self.metrics.size if self.metrics else 0},
                 "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "parts": parts})
+                "parts": parts}, keep_previous=True)
         self.fabric.barrier()
 
     def restore(self) -> None:
         """Goes back to the training state that --resume names. Raises BadInput."""
         path = Path(self.args.resume or self.state_path)
         with bad_input("--resume: "):
-            state = files.read(path)
+            state = files.read_or_previous(path)
         if state.get("format") != STATE_FORMAT:
             raise BadInput(f"--resume {path}: this is no training state of this script; --load "
                            "takes a model file")
@@ -134,6 +135,13 @@ class Run:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         set_random_states(state["parts"][self.fabric.global_rank], self.fabric)
+
+    def set_old_files_aside(self) -> None:
+        """A new run overwrites nothing, and never goes on from another's previous state."""
+        if self.fabric.is_global_zero:
+            for path in (Path(self.args.save), self.state_path, files.previous(self.state_path)):
+                if (aside := files.set_aside(path)) is not None:
+                    self.say(f"{path} is of an earlier run: kept as {aside}")
 
     def load(self, path: str) -> None:
         """The weights of a model file of ours, or of a checkpoint of the original (under

@@ -68,7 +68,8 @@ def test_lines(data, capsys):
     assert lines[0]["n_parameters"] == trainable
     assert f"Max accuracy: {max(line['test_acc1'] for line in lines):.2f}%" in out
     assert {p.name for p in (data / "lines").glob("*.pth")} == {
-        "checkpoint_0.pth", "checkpoint_best.pth", "checkpoint_last.pth"}
+        "checkpoint_0.pth", "checkpoint_best.pth", "checkpoint_last.pth",
+        "checkpoint_last.prev.pth"}
     with (data / "metrics/lines/metrics.csv").open() as file:
         names = {row["name"] for row in csv.DictReader(file)}
     assert {"train_loss", "test_acc1"} <= names
@@ -267,7 +268,7 @@ def test_nan_stops_before_the_update(data, capsys):
     code, errors = stopped(capsys, data, "nan", "--lr", "1e38", "--warmup-epochs", "0",
                            "--save-interval", "1")
     assert code == 1
-    assert re.search(r"Loss is (nan|inf) at update \d+, stopping training", errors)
+    assert re.search(r"the (loss|gradient of \S+) is not finite at epoch \d+, step \d+", errors)
     files.read(data / "nan/checkpoint_last.pth")
 
 

@@ -122,8 +122,8 @@ def killed_at(step, name, flags):
 
     write = files.write
 
-    def write_and_die(path, content):
-        write(path, content)
+    def write_and_die(path, content, **more):
+        write(path, content, **more)
         if content.get("progress", {}).get("step") == step:
             raise Killed
 
@@ -183,7 +183,8 @@ def test_sigterm_saves_the_state(data):
 
 def test_not_a_number_ends_the_run(data, capsys):
     assert run("--lr", 1e30, "--warmup", 0, "--norm", "none") == 1
-    assert "the training loss is" in capsys.readouterr().err
+    assert re.search(r"the (loss|gradient of \S+) is not finite at epoch \d+, step \d+",
+                     capsys.readouterr().err)
 
 
 # ------------------------------------------------------------------------------------- refusing
@@ -224,6 +225,20 @@ def test_pickled_and_damaged_checkpoints_are_refused(data, capsys):
     Path("a.state.pt").write_bytes(content)
     assert run("--resume") == 2
     assert "damaged" in capsys.readouterr().err
+
+
+def test_a_fresh_run_keeps_the_files_of_the_one_before(data, capsys):
+    """And with its first state, damaged, does not go on from theirs."""
+    assert run("--max-steps", 2, "--save-interval", 1) == 0
+    theirs = {name: Path(name).read_bytes() for name in ("a.pt", "a.state.pt", "a.state.prev.pt")}
+    capsys.readouterr()
+    assert run("--max-steps", 1, "--seed", 2) == 0
+    assert "a.state.pt is of an earlier run: kept as a.state.old.pt" in capsys.readouterr().out
+    for name, content in theirs.items():
+        assert Path(name).with_suffix(".old.pt").read_bytes() == content
+    assert not Path("a.state.prev.pt").exists()
+    Path("a.state.pt").write_bytes(b"damaged")
+    assert run("--resume") == 2
 
 
 # ------------------------------------------------------------------------ settings and scripts
