@@ -47,6 +47,7 @@ summary { cursor: pointer; margin-top: 8px; font-size: .875rem; }
   td, td.n { display: flex; justify-content: space-between; gap: 16px; border: 0; text-align: right;
     padding: 3px 12px; overflow-wrap: anywhere; }
   td::before { content: attr(data-label); color: var(--soft); text-align: left; flex: none; }
+  td.none { display: none; }
   .published { white-space: normal; }
 }
 """
@@ -115,19 +116,22 @@ def html_table(rows):
             text = escape(cell)
             if name == HEAD[-1] and cell != "-":
                 text = f'<span class="published">published {text}</span>'
-            kind = ' class="n"' if name in numeric else ""
+            kind = " ".join(["n"] * (name in numeric) + ["none"] * (cell == "-"))
+            kind = f' class="{kind}"' if kind else ""
             cells.append(f'<td{kind} data-label="{escape(name)}">{text}</td>')
         body.append(f"<tr>{''.join(cells)}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 
 def figure(steps, lines):
-    """The learning curve of a run, with a key; nothing for a run without epochs."""
+    """The learning curve of a run, with a key; nothing for a run of fewer than two epochs."""
     metric = next(iter(wanted_metrics(steps[0], lines)), None)
     name = curves.curve_metric(steps, metric)
     if name is None:
         return ""
     drawn = curves.series(steps, name)
+    if sum(len(points) for _, points in drawn) < 2:
+        return ""
     key = "".join(f'<span class="key"><i style="background:{curves.COLORS[i % 4]}"></i>'
                   f"{escape(step)}</span>" for i, (step, _) in enumerate(drawn))
     label = curves.METRICS[name]
