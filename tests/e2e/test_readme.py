@@ -38,7 +38,7 @@ SHRINK = {  # script: what is appended to its command
     "trellisnet/word_WT103/word_wt103.py":
         f"{TRELLIS} --emsize 8 --nout 8 --horizon 4 --seq_len 12 --batch_size 80",
     "trellisnet/char_PTB/char_ptb.py":
-        f"{TRELLIS}-char --emsize 8 --nout 8 --horizon 4 --seq_len 12 --batch_size 80",
+        f"{TRELLIS} --data {PYDOC}-char --emsize 8 --nout 8 --horizon 4 --seq_len 12 --batch_size 80",
     "trellisnet/seq_MNIST_CIFAR/seq_mnist_cifar.py":
         f"--data {DIGITS} --nhid 8 --nlevels 2 --dilation 1 2 --max-steps 2",
     "trellisnet/theorem1.py": "",
@@ -146,7 +146,9 @@ def test_the_python_of_the_readme_runs(readme):
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
-    """What git knows or would add, elsewhere; the data are linked."""
+    """What git knows or would add, elsewhere; the data, all of them embedded, are linked."""
+    subprocess.run([sys.executable, "getdata.py", "pydoc", "pydoc-char", "digits", "tagging",
+                    "listops"], cwd=ROOT, check=True, capture_output=True)
     files = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
                            cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     target = tmp_path_factory.mktemp("copy")
