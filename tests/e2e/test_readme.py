@@ -38,7 +38,8 @@ SHRINK = {  # script: what is appended to its command
     "trellisnet/word_WT103/word_wt103.py":
         f"{TRELLIS} --emsize 8 --nout 8 --horizon 4 --seq_len 12 --batch_size 80",
     "trellisnet/char_PTB/char_ptb.py":
-        f"{TRELLIS} --data {PYDOC}-char --emsize 8 --nout 8 --horizon 4 --seq_len 12 --batch_size 80",
+        f"{TRELLIS} --data {PYDOC}-char --emsize 8 --nout 8 --horizon 4 --seq_len 12 "
+        "--batch_size 80",
     "trellisnet/seq_MNIST_CIFAR/seq_mnist_cifar.py":
         f"--data {DIGITS} --nhid 8 --nlevels 2 --dilation 1 2 --max-steps 2",
     "trellisnet/theorem1.py": "",
