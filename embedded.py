@@ -1,7 +1,6 @@
 """Data sets that need no network, and the preparation of enwik8. getdata.py calls these builders.
 
 Every builder takes the folder to fill and writes its files there; nothing runs at import.
-
 pydoc       word corpus in the PTB format from the docstrings of the Python standard library
 pydoc_char  the same text as characters, in the format of Mikolov's ptb.char.*.txt
 tagging     tokens of the library's source and their syntactic roles, two columns (.conll)
@@ -29,7 +28,6 @@ import warnings
 
 SPLITS = ("train", "valid", "test")
 
-# ------------------------------------------------------------------------------------------------
 # pydoc: the text differs between Python versions (other docstrings), never between two runs of one.
 
 SKIPPED_FOLDERS = {
@@ -145,7 +143,6 @@ def pydoc_char(folder):
         path.write_text(to_characters(lines), encoding="utf-8", newline="\n")
 
 
-# ------------------------------------------------------------------------------------------------
 # tagging: a tagger must tell apart what the same name does in different places.
 
 TAGGED_LINES = {"valid": 600, "test": 600, "train": 5000}  # filled in this order, module by module
@@ -219,7 +216,6 @@ def tagging(folder):
         (folder / f"{split}.conll").write_text(text, encoding="utf-8", newline="\n")
 
 
-# ------------------------------------------------------------------------------------------------
 DIGITS_TRAIN = 1437  # the first 80 %; in file order, so most writers of the test part are new
 
 
@@ -242,7 +238,6 @@ def digits(folder):
     )
 
 
-# ------------------------------------------------------------------------------------------------
 # Long Range Arena: small sets in its formats, never to be reported as its own
 
 LRA = pathlib.Path(__file__).resolve().parent / "tnn" / "lra"
@@ -305,7 +300,6 @@ def aan_small(folder):
                 file.write("\t".join(map(str, fields)) + "\n")
 
 
-# ------------------------------------------------------------------------------------------------
 BLOCK = 1 << 20
 DECIMAL = ["\n" if byte == 10 else str(byte) for byte in range(256)]
 

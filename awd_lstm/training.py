@@ -198,8 +198,8 @@ def clip_and_check(run: Run, loss: Tensor) -> None:
     what = f"the gradient of {names[0]}" if names else "the loss"
     raise FloatingPointError(
         f"{what} is not finite at epoch {run.progress.epoch}, step {run.progress.step}; stopped "
-        "before the update. Files written so far are good: try --resume with a smaller --lr or "
-        "--clip")
+        "before the update. Files written so far are good; a smaller --lr or "
+        "--clip may help")
 
 
 def mean_over_processes(run: Run, value: Tensor) -> float:
