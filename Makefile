@@ -36,7 +36,8 @@ test-full: setup data-pydoc data-digits  ## the same and the slow ones (real dat
 	$(PY) -m pytest
 
 test-trust: setup data-pydoc data-digits  ## kill, damage, split, feed hostile files to every training script (hours)
-	TRUST_REPORT=results/trust.md OMP_NUM_THREADS=1 $(PY) -m pytest tests/trust --timeout 3600
+	TRUST_REPORT=results/trust.md OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal \
+		tests/trust --timeout 3600
 
 lint: setup  ## style, obvious mistakes, types of the public signatures
 	$(PY) -m ruff check .

@@ -138,7 +138,7 @@ def pathfinder(case, folder):
     for number, name in enumerate(case["order"]):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((32, 32), number, np.uint8)).save(root / name)
-    paths, classes = pathfinder_files(root)
+    paths, classes = pathfinder_files(below)
     assert [str(path.relative_to(root)) for path in paths] == case["order"]
     assert classes == case["labels"]
     task = load_task("pathfinder", folder, flags())

@@ -34,13 +34,19 @@ def place(tmp_path_factory):
     home = tmp_path_factory.mktemp("trust")
     with Server(MODULES) as server:
         found = Place(server, home, write_data(home / "data"), int(os.environ.get("TRUST_SEED", 0)))
-        TALLY.append(found.tally)
         yield found
+        add(found.tally)
 
 
-TALLY: list = []       # of the session's Place
+TALLY: Counter = Counter()   # of this process and, where tests run side by side, of the workers
 OUTCOME: Counter = Counter()
 BEGAN = time.monotonic()
+
+
+def add(tally: dict) -> None:
+    """Counts are summed, of measured values the largest is kept."""
+    for what, value in tally.items():
+        TALLY[what] = max(TALLY[what], value) if isinstance(value, float) else TALLY[what] + value
 
 
 def pytest_runtest_logreport(report):
@@ -49,9 +55,17 @@ def pytest_runtest_logreport(report):
         OUTCOME["xfailed" if hasattr(report, "wasxfail") else report.outcome] += 1
 
 
-def pytest_sessionfinish():
-    if (path := os.environ.get("TRUST_REPORT")) and TALLY:
-        write_report(Path(path), TALLY[0], OUTCOME, time.monotonic() - BEGAN)
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """A worker of pytest-xdist is through."""
+    add({(point, what): value for point, what, value in node.workeroutput["trust"]})
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["trust"] = [[*what, value] for what, value in TALLY.items()]
+    elif (path := os.environ.get("TRUST_REPORT")) and TALLY:
+        write_report(Path(path), TALLY, OUTCOME, time.monotonic() - BEGAN)
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Subset, random_split
 
+from tnn.lra.snakes import SETS
+
 SPLIT_SEED = 42  # of every random split, whatever the seed of the run
 
 
@@ -103,6 +105,8 @@ def add_data_flags(parser: argparse.ArgumentParser) -> None:
                             "next one (minimal, as published), or quotes mean nothing (none)")
     group.add_argument("--color", action=argparse.BooleanOptionalAction, default=False,
                        help="cifar: red, green and blue instead of one grey value per pixel")
+    group.add_argument("--contour-length", type=int, choices=SETS, default=14, help="pathfinder, "
+                       "pathfinderx: dashes of a path, which name the set: 6 is curv_baseline")
     group.add_argument("--train-limit", type=int, metavar="N",
                        help="train on N samples only, drawn with seed 42")
     group.add_argument("--eval-limit", type=int, metavar="N",

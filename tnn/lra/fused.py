@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
+silu_backward = torch.ops.aten.silu_backward  # (gradient of silu(a), a) -> gradient of a
 CACHE = 1 << 18  # floats of the widest array of a piece (by measurement, one core)
 
 
@@ -112,11 +113,6 @@ def affine(bias, x, weight, out):
     return out if bias is None else out.add_(bias)
 
 
-def silu_slope(a, s):
-    """d silu(a) / da, where s = sigmoid(a)."""
-    return (1 - s).mul_(a).add_(1).mul_(s)
-
-
 def zeros_like(*tensors):
     return [None if t is None else torch.zeros_like(t) for t in tensors]
 
@@ -147,16 +143,16 @@ class _Glu(Function):
         dab = x.new_empty(pieces(len(x), 2 * g)[0].stop, 2 * g)
         for part in pieces(len(x), 2 * g):
             a, b = ab[part, :g], ab[part, g:]
-            s = torch.sigmoid(a)
-            gate, slope = a * s, silu_slope(a, s)
+            gate, dh, both = F.silu(a), dy[part] @ w3, dab[:len(a)]
             if bits is not None:
                 mask = keep_mask(bits.view(-1, g)[part], ctx.p, x.dtype)
                 gate *= mask
-                slope *= mask
-            dw3.addmm_(dy[part].t(), gate * b)
-            dh, both = dy[part] @ w3, dab[:len(a)]
-            torch.mul(dh, b, out=both[:, :g]).mul_(slope)
             torch.mul(dh, gate, out=both[:, g:])
+            dw3.addmm_(dy[part].t(), gate.mul_(b))
+            dh *= b
+            if bits is not None:
+                dh *= mask
+            silu_backward(dh, a, grad_input=both[:, :g])
             dw.addmm_(both.t(), x[part])
             torch.mm(both, w, out=dx[part])
             if c is not None:
@@ -176,7 +172,7 @@ class _Activated(Function):
         column = None if c is None else c.unsqueeze(-1)
         for b, part in batch_pieces(x, len(w)):
             piece = affine(column, w, x[b, part].t(), a[b, :, part])
-            torch.sigmoid(piece, out=y[b, :, part]).mul_(piece)
+            torch.ops.aten.silu.out(piece, out=y[b, :, part])
         ctx.save_for_backward(x, w, c, a)
         return y
 
@@ -187,8 +183,7 @@ class _Activated(Function):
         dx = torch.empty_like(x)
         dw, dc = zeros_like(w, c)
         for b, part in batch_pieces(x, len(w)):
-            before = a[b, :, part]
-            da = silu_slope(before, torch.sigmoid(before)).mul_(dy[b, :, part])
+            da = silu_backward(dy[b, :, part], a[b, :, part])
             dw.addmm_(da, x[b, part])
             torch.mm(da.t(), w, out=dx[b, part])
             if c is not None:
@@ -221,15 +216,14 @@ class _Gated(Function):
         dw, dc, dwo, dco = zeros_like(w, c, wo, co)
         for b, part in batch_pieces(x, len(w)):
             before, mixed = a[b, :, part], m[b, :, part]
-            s = torch.sigmoid(before)
             if bits is not None:
                 mask = keep_mask(bits.view(m.shape)[b, :, part], ctx.p, x.dtype)
                 mixed = mixed * mask
-            u = before * s
+            u = F.silu(before)
             dwo.addmm_(dy[b, part].t(), (u * mixed).t())
             dg = wo.t() @ dy[b, part].t()  # (E, piece)
             dm[b, :, part] = u.mul_(dg) if bits is None else u.mul_(dg).mul_(mask)
-            da = silu_slope(before, s).mul_(mixed).mul_(dg)
+            da = silu_backward(dg.mul_(mixed), before)
             dw.addmm_(da, x[b, part])
             torch.mm(da.t(), w, out=dx[b, part])
             if c is not None:

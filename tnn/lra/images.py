@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tnn.lra.data import REMEDIES, TASKS, Task, collate_images, split
+from tnn.lra.snakes import SETS
 
 RECORD = 1 + 3 * 32 * 32  # of CIFAR-10's binary version: label, red, green, blue
 GREY = (122.6 / 255, 61 / 255)  # mean and std of the LRA's grey CIFAR-10
 COLOR = ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))
-CONTOUR = "curv_contour_length_14"  # Pathfinder's hard set, the only one that is used
+# The release's one file without content, in a set that the published runs do not use.
+EMPTY = Path("pathfinder32/curv_baseline/imgs/0/sample_172.png")
 
 
 def normalise(values: np.ndarray, mean: Tensor, std: Tensor) -> Tensor:
@@ -125,8 +127,8 @@ def grey_of(images: np.ndarray) -> np.ndarray:
 def pathfinder(task: str, folder: Path, args: Namespace) -> Task:
     """pathfinder: 32 pixels a side; pathfinderx: 128. A tenth validates, a tenth tests."""
     side = {"pathfinder": 32, "pathfinderx": 128}[task]
-    root = folder / f"pathfinder{side}"
-    paths, labels = pathfinder_files(root, REMEDIES[task].format(folder))
+    below = folder / f"pathfinder{side}" / SETS[args.contour_length]
+    paths, labels = pathfinder_files(below, REMEDIES[task].format(folder))
     parts = split(ImageFiles(paths, labels, side), pathfinder_sizes(len(paths)))
     return Task(task, *parts, collate_images, TASKS[task].classes, TASKS[task].l_max, d_input=1)
 
@@ -137,13 +139,12 @@ def pathfinder_sizes(total: int) -> list[int]:
     return [total - 2 * tenth, tenth, tenth]
 
 
-def pathfinder_files(root: Path, remedy: str = "") -> tuple[list[Path], list[int]]:
-    """Image files and labels in the order of the metadata, metadata/<k>.npy by growing integer k.
+def pathfinder_files(below: Path, remedy: str = "") -> tuple[list[Path], list[int]]:
+    """Image files and labels of a set in the order of its metadata/<k>.npy, by growing integer k.
 
     Those files are plain text in spite of their name: folder, file, index, label and settings per
     line. Raises FileNotFoundError or ValueError.
     """
-    below = root / CONTOUR
     tables = sorted((below / "metadata").glob("[0-9]*.npy"), key=lambda path: int(path.stem))
     if not tables:
         raise FileNotFoundError(f"pathfinder: no file {below}/metadata/*.npy; {remedy}")
@@ -153,6 +154,9 @@ def pathfinder_files(root: Path, remedy: str = "") -> tuple[list[Path], list[int
             fields = line.split()
             if len(fields) < 4 or fields[3] not in ("0", "1"):
                 raise ValueError(f"{table}: no line of Pathfinder's metadata: {line[:80]!r}")
-            paths.append(below / fields[0] / fields[1])
+            path = below / fields[0] / fields[1]
+            if fields[1] == EMPTY.name and path.match(str(EMPTY)) and not path.stat().st_size:
+                continue
+            paths.append(path)
             labels.append(int(fields[3]))
     return paths, labels

@@ -5,17 +5,19 @@
     python tnn/lra/pathfinder.py --out /tmp/pathfinder --images 2000 --per-folder 100
 
 writes pathfinder{32,128}/curv_contour_length_14/ with imgs/<k>/sample_<i>.png and metadata/<k>.npy,
-which is plain text as in the release. Rules and settings follow the release's generator (Linsley et
-al. 2018), but the images only look alike: the release's had no seed, and nobody has compared the
-accuracies that the two reach.
+which is plain text as in the release. --contour-length 9 or 6 makes the easier sets
+curv_contour_length_9/ and curv_baseline/. Rules and settings follow the release's generator
+(Linsley et al. 2018), but the images only look alike: the release's had no seed, and nobody has
+compared the accuracies that the two reach.
 200,000 images take about 20 minutes of processor time at 32 pixels a side, 3.5 hours at 128, shared
 by --workers processes.
 The same --seed gives the same images, however many processes work. A folder <k> whose metadata
 file is there is complete: an interrupted run continues with the others.
 
-An image holds two snakes of 14 paddles (dashes) each and shorter distractor snakes; no paddle
-touches one of another snake, though a snake may pass through a gap. One disc is at the tail of a
-long snake, the other one at the head of the same (label 1) or of the other long snake (label 0).
+An image holds two snakes of --contour-length paddles (dashes) each and shorter distractor snakes;
+no paddle touches one of another snake, though a snake may pass through a gap. One disc is at the
+tail of a long snake, the other one at the head of the same (label 1) or of the other long snake
+(label 0).
 """
 
 import argparse
@@ -37,9 +39,8 @@ from tqdm import tqdm
 
 from tnn.lra.listops import parallel_map
 from tnn.lra.snakes import (
-    CONTOUR_LENGTH,
-    DISTRACTOR_LENGTH,
     FULL,
+    SETS,
     SETTINGS,
     Settings,
     distractor,
@@ -78,10 +79,10 @@ class Scene:
     def grow_distractors(self) -> list[tuple[Paddles, float]]:
         """Short snakes wherever there is room, then single paddles if the settings say so."""
         s, m = self.settings, self.margin
-        kinds = [(DISTRACTOR_LENGTH, s.snake_contrast)] * s.distractors
+        kinds = [(s.distractor_length, s.snake_contrast)] * s.distractors
         if s.single_paddles:
-            count = (int(150 * 123.5 / (7.5 + 13 * m + 4 * m * m)) - 2 * CONTOUR_LENGTH
-                     - s.distractors * DISTRACTOR_LENGTH)
+            count = (int(150 * 123.5 / (7.5 + 13 * m + 4 * m * m)) - 2 * s.contour_length
+                     - s.distractors * s.distractor_length)
             kinds += [(1, s.paddle_contrast)] * count
         grown = []
         for length, contrast in kinds:
@@ -135,8 +136,8 @@ def write_folder(number: int, root: Path, settings: Settings, seed: int, size: i
         scene = Scene(settings, seed, number * size + i)
         Image.fromarray(scene.picture()).save(folder / f"sample_{i}.png")
         lines.append(f"imgs/{number} sample_{i}.png {i} {scene.label} {settings.continuity} "
-                     f"{CONTOUR_LENGTH} {DISTRACTOR_LENGTH} {settings.paddle_length} "
-                     f"{settings.thickness} {scene.margin} 1\n")
+                     f"{settings.contour_length} {settings.distractor_length} "
+                     f"{settings.paddle_length} {settings.thickness} {scene.margin} 1\n")
     part = table.with_suffix(".part")
     part.write_text("".join(lines), encoding="ascii")
     part.replace(table)
@@ -160,9 +161,12 @@ def claim(root: Path, content: dict) -> None:
 
 def write(out: Path, args: argparse.Namespace) -> Path:
     """Writes the images that are missing and returns the folder. Raises ValueError."""
-    settings = replace(SETTINGS[args.resolution], single_paddles=args.single_paddles)
-    root = out / f"pathfinder{args.resolution}" / f"curv_contour_length_{CONTOUR_LENGTH}"
-    claim(root, {"seed": args.seed, "per_folder": args.per_folder, **asdict(settings)})
+    settings = replace(SETTINGS[args.resolution], single_paddles=args.single_paddles,
+                       contour_length=args.contour_length)
+    root = out / f"pathfinder{args.resolution}" / SETS[args.contour_length]
+    facts = asdict(settings)
+    del facts["contour_length"]  # it is in the folder's name
+    claim(root, {"seed": args.seed, "per_folder": args.per_folder, **facts})
     task = partial(write_folder, root=root, settings=settings, seed=args.seed,
                    size=args.per_folder)
     numbers = range(args.images // args.per_folder)
@@ -188,6 +192,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="in all, a multiple of --per-folder (200000)")
     parser.add_argument("--per-folder", type=int, default=1000, metavar="N",
                         help="images per folder imgs/<k> (1000)")
+    parser.add_argument("--contour-length", type=int, choices=sorted(SETS), default=14,
+                        help="paddles of a path: the release's three sets, 14 the published (14)")
     parser.add_argument("--single-paddles", action="store_true",
                         help="fill the rest of the image with single paddles")
     parser.add_argument("--seed", type=int, default=0, help="of all random numbers (0)")

@@ -15,8 +15,8 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-CONTOUR_LENGTH = 14  # paddles of a target snake
-DISTRACTOR_LENGTH = CONTOUR_LENGTH // 3
+# Sets of the release by the paddles of a target snake; the published runs are on the hardest.
+SETS = {6: "curv_baseline", 9: "curv_contour_length_9", 14: "curv_contour_length_14"}
 PADDLE_RETRIALS = 2
 SCALE = 2  # antialiasing: paddles are drawn this much larger and reduced
 FULL = 255  # masks are bytes
@@ -40,7 +40,12 @@ class Settings:
     snake_contrast: float
     paddle_contrast: float
     attempts: int  # grown at a time: affects the speed, and which images a seed gives
+    contour_length: int = 14  # paddles of a target snake; a distractor has a third of them
     single_paddles: bool = False
+
+    @property
+    def distractor_length(self) -> int:
+        return self.contour_length // 3
 
 
 SETTINGS = {
@@ -203,7 +208,7 @@ def random_degrees(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def target_snakes(s: Settings, table: Tables, rng: np.random.Generator) -> tuple[list, ...]:
-    """Two snakes of CONTOUR_LENGTH paddles (head, degrees), from the first successful attempt.
+    """Two snakes of contour_length paddles (head, degrees), from the first successful attempt.
 
     The first tail keeps 2 * seed_distance from every border, the second is seed_distance away.
     """
@@ -223,7 +228,7 @@ def target_snakes(s: Settings, table: Tables, rng: np.random.Generator) -> tuple
             waiting = waiting[~second.start(waiting, near, random_degrees(rng, len(waiting)))]
         second.note()
         rows = np.setdiff1d(rows, waiting)
-        for _ in range(CONTOUR_LENGTH - 1):
+        for _ in range(s.contour_length - 1):
             rows = second.extend(first.extend(rows))
         if len(rows):
             return first.of(rows[0]), second.of(rows[0])

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tnn.lra import pathfinder, snakes
+from tnn.lra.images import pathfinder_files
 from tnn.lra.pathfinder import SETTINGS, Scene
 
 ROOT = Path(pathfinder.__file__).resolve().parents[2]
@@ -202,6 +203,29 @@ def test_neither_processes_nor_an_interruption_show(written, tmp_path):
     assert run(tmp_path, *SMALL) == 0
     assert files(below) == files(written)
     assert (below / "metadata/0.npy").stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize(("length", "name"), [(6, "curv_baseline"), (9, "curv_contour_length_9")])
+def test_the_easier_sets_have_shorter_snakes(length, name, tmp_path):
+    assert run(tmp_path, *SMALL, "--contour-length", str(length)) == 0
+    table = (tmp_path / f"pathfinder32/{name}/metadata/2.npy").read_text().splitlines()
+    assert {line.split()[5] for line in table} == {str(length)}
+    assert {line.split()[6] for line in table} == {str(length // 3)}
+    scene = Scene(replace(SETTINGS[32], contour_length=length), 0, 11)
+    assert [len(snake) for snake in scene.targets] == [length] * 2
+    assert {len(snake) for snake, _ in scene.distractors} == {length // 3}
+    assert table[3].split()[3] == str(scene.label)
+
+
+def test_the_file_without_content_is_left_out(tmp_path):
+    """The release has one, and no other may be empty."""
+    assert run(tmp_path, "--images", "175", "--per-folder", "175", "--contour-length", "6") == 0
+    below = tmp_path / "pathfinder32/curv_baseline"
+    assert len(pathfinder_files(below)[0]) == 175
+    (below / "imgs/0/sample_172.png").write_bytes(b"")
+    paths, labels = pathfinder_files(below)
+    assert len(paths) == len(labels) == 174
+    assert below / "imgs/0/sample_172.png" not in paths
 
 
 @pytest.mark.parametrize("change", ["seed", "foreign"])
