@@ -68,12 +68,12 @@ def run(p: argparse.ArgumentParser) -> None:
                         "stopped; with a model file: start from its weights with a fresh optimiser "
                         "and the dropouts given here, as the original did")
     g.add_argument("--log-interval", type=int, default=200, metavar="N",
-                   help="report every N steps")
+                   help="report every N updates")
     g.add_argument("--log-dir", default=str(HERE / "logs"), metavar="DIR",
                    help="where metrics.csv and TensorBoard files go, in a folder named after "
                         "--save")
     g.add_argument("--save-interval", type=int, default=1000, metavar="N",
-                   help="write the training state every N steps, and at each epoch's end")
+                   help="write the training state every N updates, and at each epoch's end")
     g.add_argument("--max-steps", type=int, default=0, metavar="N",
                    help="stop after N updates in all (0: no limit); --resume goes on from there")
     g.add_argument("--exact-loss", action=OnOff, default=False,
@@ -98,7 +98,7 @@ def parallel(p: argparse.ArgumentParser) -> None:
     """Flags of main.py and finetune.py about several devices."""
     g = p.add_argument_group("speed")
     g.add_argument("--devices", type=int, default=1, metavar="N",
-                   help="processes, one per device, that share the columns of the batch")
+                   help="processes, one per device, that share the batch (torchrun's count wins)")
     g.add_argument("--compile", action="store_true", help="torch.compile the model")
 
 

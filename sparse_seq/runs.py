@@ -97,11 +97,12 @@ def machine_flags(p: argparse.ArgumentParser, logs: Path) -> None:
     g.add_argument("--max-steps", type=int, default=0, metavar="N",
                    help="stop after N updates in all (0: no limit); --resume goes on from there")
     g.add_argument("--log-dir", default=str(logs), metavar="DIR",
-                   help="metrics.csv and TensorBoard files, in a folder named after --save")
+                   help="where metrics.csv and TensorBoard files go, in a folder named "
+                        "after --save")
     g.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"),
                    help="what to compute on")
     g.add_argument("--devices", type=int, default=1, metavar="N",
-                   help="processes, one per device, that share each batch")
+                   help="processes, one per device, that share the batch (torchrun's count wins)")
     g.add_argument("--precision", default="32", choices=("32", "bf16-mixed", "64"),
                    help="arithmetic: single, bfloat16 where it is safe, or double")
     g.add_argument("--deterministic", action="store_true",

@@ -114,8 +114,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--tokens", type=int, default=100, help="how many to add")
     p.add_argument("--memory", choices=(*MEMORIES, "full"), default="window")
     p.add_argument("--temperature", type=float, default=1.0, help="0: always the most likely token")
-    p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--outf", help="write the text there as well")
+    p.add_argument("--seed", type=int, default=1, help="same seed, same text")
+    p.add_argument("--outf", help="text file to write as well, UTF-8")
     return p.parse_args(argv)
 
 

@@ -81,7 +81,7 @@ def add_flags(p: argparse.ArgumentParser, log_dir: Path, precision: str | None =
     g.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"),
                    help="what to compute on")
     g.add_argument("--devices", type=int, default=1, metavar="N",
-                   help="processes, one per device (torchrun's count wins)")
+                   help="processes, one per device, that share the batch (torchrun's count wins)")
     g.add_argument("--precision", default=precision,
                    choices=("32", "bf16-mixed", "16-mixed", "64"), help="arithmetic")
     g.add_argument("--compile", action="store_true", help="torch.compile the model")
@@ -91,7 +91,7 @@ def add_flags(p: argparse.ArgumentParser, log_dir: Path, precision: str | None =
     g.add_argument("--log-dir", default=str(log_dir), metavar="DIR",
                    help="where metrics.csv and TensorBoard files go")
     g.add_argument("--max-steps", type=int, default=0, metavar="N",
-                   help="stop after N updates in all (0: no limit)")
+                   help="stop after N updates in all (0: no limit); --resume goes on from there")
     g.add_argument("--save-interval", type=int, default=1000, metavar="N",
                    help="write the training state every N updates, and at each epoch's end")
 

@@ -93,19 +93,19 @@ def run(p: argparse.ArgumentParser, name: str, here: Path) -> None:
                    help="start from a model file of ours, with its sizes")
     g.add_argument("--eval", action="store_true", help="evaluate, print, stop")
     g.add_argument("--resume", nargs="?", const="", default=None, metavar="PATH",
-                   help="go on exactly where the run of this --name stopped")
+                   help="continue the run of --save exactly where it stopped, or that of PATH")
     g.add_argument("--log-interval", type=int, default=100, metavar="N",
-                   help="report every N steps")
+                   help="report every N updates")
     g.add_argument("--save-interval", type=int, default=1000, metavar="N",
-                   help="write the training state every N steps, and at each epoch's end")
+                   help="write the training state every N updates, and at each epoch's end")
     g.add_argument("--max-steps", type=int, default=0, metavar="N",
-                   help="stop after N updates in all (0: no limit)")
+                   help="stop after N updates in all (0: no limit); --resume goes on from there")
     g.add_argument("--log-dir", default=str(here / "logs"), metavar="DIR",
                    help="where NAME.log, metrics.csv and TensorBoard files go")
     machine(p)
     g = p.add_argument_group("speed")
     g.add_argument("--devices", type=int, default=1, metavar="N",
-                   help="processes, one per device, that share the batch")
+                   help="processes, one per device, that share the batch (torchrun's count wins)")
     g.add_argument("--compile", action="store_true", help="compile the gates into one pass")
     g.add_argument("--checkpoint-levels", type=int, default=0, metavar="K",
                    help="keep every K-th level for the gradient and recompute the others: less "
@@ -122,7 +122,7 @@ def machine(p: argparse.ArgumentParser) -> None:
     g.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"),
                    help="what to compute on")
     g.add_argument("--cuda", action=OnOff, default=None,
-                   help="use CUDA (None: if there is a device); --no-cuda is --device cpu")
+                   help="use CUDA (default: if there is a device); --no-cuda is --device cpu")
     g.add_argument("--precision", default="32", choices=("32", "bf16-mixed", "64"),
                    help="arithmetic: single, bfloat16 where it is safe, or double")
     g.add_argument("--deterministic", action="store_true",

@@ -52,7 +52,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     p.add_argument("--top-k", type=int, default=0, metavar="K",
                    help="choose among the K most probable tokens only (0: all)")
     p.add_argument("--seed", type=int, default=1111, help="same seed, same text")
-    p.add_argument("--outf", default="-", metavar="FILE", help="text file to write (-: terminal)")
+    p.add_argument("--outf", default="-", metavar="FILE",
+                   help="text file to write, UTF-8; - for standard output")
     flags.machine(p)
     args = p.parse_args(argv)
     if not args.temperature >= 1e-3:

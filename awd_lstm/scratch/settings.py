@@ -94,9 +94,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def cache_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("continuous cache (--pointer)")
-    g.add_argument("--window", type=int, default=500, help="how many past states it holds")
-    g.add_argument("--theta", type=float, default=1.0, help="sharpens its softmax")
-    g.add_argument("--lambdasm", type=float, default=0.1, help="its weight in the mixture")
+    g.add_argument("--window", type=int, default=500, help="number of past states in the cache")
+    g.add_argument("--theta", type=float, default=1.0,
+                   help="flattens (< 1) or sharpens the cache's softmax")
+    g.add_argument("--lambdasm", type=float, default=0.1, help="weight of the cache in the mixture")
 
 
 def run_flags(p: argparse.ArgumentParser) -> None:
@@ -116,7 +117,7 @@ def run_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--save-interval", type=int, default=1000, metavar="N",
                    help="write the training state every N updates, and at each epoch's end")
     g.add_argument("--max-steps", type=int, default=0, metavar="N",
-                   help="stop after N updates in all (0: no limit)")
+                   help="stop after N updates in all (0: no limit); --resume goes on from there")
     g.add_argument("--train_rows", type=int, default=3688, metavar="N",
                    help="rows of the training text that train_loss is measured on")
     flags.device(p)

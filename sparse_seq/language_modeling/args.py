@@ -75,7 +75,7 @@ def _training(p: argparse.ArgumentParser) -> None:
     g.add_argument("--alpha", type=float, default=2,
                    help="activation regularisation of the dropped last output (0: none)")
     g.add_argument("--beta", type=float, default=1,
-                   help="slowness regularisation of the last output (0: none)")
+                   help="temporal activation regularisation, slowness of the last output (0: none)")
     g.add_argument("--wdecay", type=float, default=1.2e-6, help="weight decay of all weights")
     g.add_argument("--log-interval", type=int, default=250, metavar="N",
                    help="report every N updates")

@@ -60,7 +60,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     g.add_argument("--wdrop", type=float, default=0, help="on the recurrent weights")
     g.add_argument("--dropouth", type=float, default=0, help="on the LSTM's output")
     g.add_argument("--seed", type=whole_number, default=1982,
-                   help="seed of the random streams")
+                   help="seed of every random stream")
     g.add_argument("--save", default="results", metavar="DIR",
                    help="folder for log.txt, the best model (model.pt) and the state (state.pt)")
     runs.machine_flags(p, HERE / "logs")

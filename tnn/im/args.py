@@ -116,7 +116,7 @@ def original_run_flags(g) -> None:
                    help="continue from this checkpoint; without PATH from checkpoint_last.pth in "
                         "--output_dir; where there is none, start afresh")
     g.add_argument("--start_epoch", type=int, default=0, help="first epoch")
-    g.add_argument("--eval", action="store_true", help="evaluate and leave")
+    g.add_argument("--eval", action="store_true", help="evaluate, print, stop")
     g.add_argument("--dist-eval", action="store_true", help="share the evaluation out")
     g.add_argument("--fp32-resume", action="store_true",
                    help="float32 (the published runs); without it 16-mixed on CUDA")

@@ -100,22 +100,22 @@ def add_run_flags(p: argparse.ArgumentParser) -> None:
     g.add_argument("--save", metavar="FILE", help="best model (None: TASK-ARCH.pt in the working "
                    "directory); the training state goes beside it as *.state.pt")
     g.add_argument("--resume", nargs="?", const="", metavar="PATH",
-                   help="go on exactly where the run stopped")
+                   help="continue the run of --save exactly where it stopped, or that of PATH")
     g.add_argument("--load", default="", metavar="FILE",
                    help="start from these weights: a model file, or a checkpoint of the original")
-    g.add_argument("--eval", action="store_true", help="with --load: evaluate, print, stop")
+    g.add_argument("--eval", action="store_true", help="evaluate, print, stop (with --load)")
     g.add_argument("--log-interval", type=int, default=10, metavar="N",
-                   help="metrics of every N-th update")
+                   help="report every N updates")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description="TNN on the Long Range Arena",
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--task", required=True, choices=TASKS)
-    p.add_argument("--arch", choices=ARCHS, help="token mixer (None: tno for texts, tno2d for "
+    p.add_argument("--task", required=True, choices=TASKS, help="what to run")
+    p.add_argument("--arch", choices=ARCHS, help="token mixer (default: tno for texts, tno2d for "
                    "images; gtu and gtu2d are the same under newer names)")
     p.add_argument("--settings", choices=("script", "yaml"), default="script",
-                   help="which source of the original the task's values are from")
+                   help="hyperparameters of the published runs, or of the experiment files")
     for add in (add_model_flags, add_training_flags, add_data_flags, add_run_flags):
         add(p)
     runs.add_flags(p, HERE / "logs/TASK-ARCH")

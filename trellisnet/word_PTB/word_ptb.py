@@ -42,8 +42,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                    anneal=10)
     g = p.add_argument_group("word PTB")
     g.add_argument("--dropoutl", type=float, default=0.29, help="on the mixture's latent vectors")
-    g.add_argument("--alpha", type=float, default=2, help="L2 penalty of the dropped output")
-    g.add_argument("--beta", type=float, default=1, help="slowness penalty of the output")
+    g.add_argument("--alpha", type=float, default=2,
+                   help="activation regularisation of the dropped output (0: none)")
+    g.add_argument("--beta", type=float, default=1,
+                   help="temporal activation regularisation, slowness of the output (0: none)")
     g.add_argument("--asgd", action="store_true",
                    help="when validation stops improving switch to averaged SGD")
     g.add_argument("--load_weight", default="", metavar="FILE",
