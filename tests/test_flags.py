@@ -1,10 +1,13 @@
 """The originals' flags are all there, and their defaults are the originals'."""
 
 import importlib
+import re
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from tests.trust.scripts import SCRIPTS
 
 FROZEN = tomllib.loads((Path(__file__).parent / "flags.toml").read_text(encoding="utf-8"))
 
@@ -48,3 +51,27 @@ def test_plain_switches_are_off_until_given(script, flag):
 def test_paths_are_accepted(script, flag):
     given = parsed(script, f"--{flag}", "elsewhere")[flag.replace("-", "_")]
     assert Path(given).name == "elsewhere"
+
+
+# Those of the machine and of the run, which all training scripts have.
+COMMON = ("device", "devices", "precision", "deterministic", "max-steps", "save-interval")
+
+
+def helps(script: str, capsys) -> dict[str, str]:
+    """{flag: what -h says about it, but for the default}."""
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(script).parse_args(["-h"])
+    assert stop.value.code == 0
+    found = re.findall(r"^  (?:-\w, )?--([\w-]+)[^\n]*?(?:\n {10,}|  +)(\S[^\n]*)$",
+                       capsys.readouterr().out, re.MULTILINE)
+    return {flag: re.sub(r" \(default: [^()]*\)$", "", text) for flag, text in found}
+
+
+def test_common_flags_are_worded_alike(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    scripts = {script.module for script in SCRIPTS.values()}
+    said = {script: helps(script, capsys) for script in scripts}
+    for flag in COMMON:
+        worded = {script: found[flag] for script, found in said.items() if flag in found}
+        assert len(worded) >= 10, flag
+        assert len(set(worded.values())) == 1, worded

@@ -83,7 +83,8 @@ def add_flags(p: argparse.ArgumentParser, log_dir: Path, precision: str | None =
     g.add_argument("--devices", type=int, default=1, metavar="N",
                    help="processes, one per device, that share the batch (torchrun's count wins)")
     g.add_argument("--precision", default=precision,
-                   choices=("32", "bf16-mixed", "16-mixed", "64"), help="arithmetic")
+                   choices=("32", "bf16-mixed", "16-mixed", "64"),
+                   help="arithmetic: single, bfloat16 where it is safe, or double")
     g.add_argument("--compile", action="store_true", help="torch.compile the model")
     g.add_argument("--deterministic", action="store_true",
                    help="only algorithms that give the same bits every time (CUDA)")
