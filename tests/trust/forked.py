@@ -71,7 +71,8 @@ class Child:
         return self.done
 
     def read(self, name: str) -> str:
-        return self.output.with_suffix(f".{name}").read_text(errors="replace")
+        path = self.output.with_suffix(f".{name}")  # not there yet if it was killed at once
+        return path.read_text(errors="replace") if path.exists() else ""
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
         if self.done is None:
