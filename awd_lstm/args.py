@@ -23,7 +23,7 @@ def data_and_model(p: argparse.ArgumentParser, data: str = "data/penn/") -> None
     """Flags of main.py and finetune.py that describe the text and the network."""
     g = p.add_argument_group("data and model")
     g.add_argument("--data", default=str(HERE / data), metavar="DIR",
-                   help="folder with train.txt, valid.txt, test.txt (default: this toolkit's "
+                   help="folder with train.txt, valid.txt, test.txt (None: this toolkit's "
                         f"{data}; ./getdata.sh ptb fetches it)")
     g.add_argument("--model", default="LSTM", choices=MODELS, help="recurrent layer")
     g.add_argument("--emsize", type=int, default=400, help="size of the word vectors")
@@ -61,7 +61,7 @@ def run(p: argparse.ArgumentParser) -> None:
     """Flags of main.py and finetune.py about the run itself."""
     g = p.add_argument_group("run")
     g.add_argument("--save", default=None, metavar="FILE",
-                   help="best model (default: digits of the time, .pt); the training state goes "
+                   help="best model (None: digits of the time, .pt); the training state goes "
                         "beside it as *.state.pt")
     g.add_argument("--resume", nargs="?", const="", default=None, metavar="PATH",
                    help="without PATH, or with a *.state.pt: continue that run exactly where it "
@@ -85,7 +85,7 @@ def device(p: argparse.ArgumentParser) -> None:
     """Flags of all four scripts about the machine."""
     g = p.add_argument_group("machine")
     g.add_argument("--cuda", action=OnOff, default=None,
-                   help="use CUDA (default: if there is a device); --no-cuda is --device cpu")
+                   help="use CUDA (None: if there is a device); --no-cuda is --device cpu")
     g.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"),
                    help="what to compute on")
     g.add_argument("--precision", default="32", choices=("32", "bf16-mixed", "64"),

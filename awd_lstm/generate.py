@@ -45,7 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--top-k", type=int, default=0, metavar="K",
                    help="choose among the K most probable words only (0: all)")
     p.add_argument("--prompt", default=None, metavar="TEXT",
-                   help="words to go on from (default: a random word)")
+                   help="words to go on from (None: a random word)")
     p.add_argument("--log-interval", type=int, default=100, metavar="N",
                    help="report every N words")
     flags.device(p)

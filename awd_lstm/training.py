@@ -189,17 +189,16 @@ def clip_and_check(run: Run, loss: Tensor) -> None:
     """Clips the gradient norm; ends the run before the update if anything is not finite."""
     norm = torch.nn.utils.get_total_norm(
         [p.grad for p in run.params if p.grad is not None])
+    if not torch.isfinite(norm + loss.detach()):  # looked at first: clipping spreads a NaN
+        names = [name for name, p in run.loss.named_parameters()
+                 if p.grad is not None and not p.grad.isfinite().all()]
+        what = f"the gradient of {names[0]}" if names else "the loss"
+        raise FloatingPointError(
+            f"{what} is not finite at epoch {run.progress.epoch}, step {run.progress.step}; "
+            "stopped before the update. Files written so far are good; a smaller --lr or --clip "
+            "may help")
     if run.args.clip:
         torch.nn.utils.clip_grads_with_norm_(run.params, run.args.clip, norm)
-    if torch.isfinite(norm + loss.detach()):
-        return
-    names = [name for name, p in run.loss.named_parameters()
-             if p.grad is not None and not p.grad.isfinite().all()]
-    what = f"the gradient of {names[0]}" if names else "the loss"
-    raise FloatingPointError(
-        f"{what} is not finite at epoch {run.progress.epoch}, step {run.progress.step}; stopped "
-        "before the update. Files written so far are good; a smaller --lr or "
-        "--clip may help")
 
 
 def mean_over_processes(run: Run, value: Tensor) -> float:

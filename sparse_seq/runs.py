@@ -264,6 +264,8 @@ def read_state(args: Namespace, script: str, name: str = "state.pt") -> dict | N
     path = Path(args.resume) if args.resume else Path(args.save) / name
     with users("--resume"):
         content = read_or_previous(path)
+    if not is_ours(content) and "format" in content:
+        raise BadInput(f"--resume: {path} is of another toolkit ({content['format']}), not of this")
     if not is_ours(content) or "progress" not in content:
         return content
     if content["script"] != script:

@@ -184,7 +184,7 @@ def check_finite(fabric: Fabric, module: nn.Module, loss: float, epoch: int, ste
         return
     what = f"the gradient of {spoilt[0]}" if math.isfinite(loss) else "the loss"
     raise FloatingPointError(f"{what} is not finite at epoch {epoch}, step {step}; stopped before "
-                             "the update. Files written so far are good; try a smaller --lr")
+                             "the update. Files written so far are good; a smaller --lr may help")
 
 
 def scaler_of(fabric: Fabric):

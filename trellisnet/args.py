@@ -122,7 +122,7 @@ def machine(p: argparse.ArgumentParser) -> None:
     g.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"),
                    help="what to compute on")
     g.add_argument("--cuda", action=OnOff, default=None,
-                   help="use CUDA (default: if there is a device); --no-cuda is --device cpu")
+                   help="use CUDA (None: if there is a device); --no-cuda is --device cpu")
     g.add_argument("--precision", default="32", choices=("32", "bf16-mixed", "64"),
                    help="arithmetic: single, bfloat16 where it is safe, or double")
     g.add_argument("--deterministic", action="store_true",

@@ -156,11 +156,12 @@ def run(args: Namespace) -> None:
     if content.get("vocabulary") != corpus.digest():
         raise BadInput(f"--load {args.load} was trained on other words than those of --data "
                        f"{args.data}")
-    loss = BUILD[args.task](trained, len(corpus))
     try:
+        loss = BUILD[args.task](trained, len(corpus))
         loss.load_state_dict(content["model"])
-    except RuntimeError as error:
-        raise BadInput(f"--load {args.load} is no model of --task {args.task}: {error}") from None
+    except (AttributeError, RuntimeError):
+        raise BadInput(f"--load {args.load} is no model of --task {args.task}: give the script "
+                       "that trained it") from None
     loss = fabric.to_device(loss)
     start = prompt_ids(args.prompt, spaced, corpus.words)
     torch.manual_seed(args.seed)  # building the model has drawn from the stream

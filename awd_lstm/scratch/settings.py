@@ -81,7 +81,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     for names, paper, _, meaning in SWITCHES:
         g.add_argument(names, action=flags.OnOff, default=paper, help=meaning)
     g.add_argument("--splits", type=int, nargs="+", metavar="ID",
-                   help="with --split: where to cut the vocabulary (default: as the authors)")
+                   help="with --split: where to cut the vocabulary (None: as the authors)")
     cache_flags(p)
     run_flags(p)
     if p.parse_known_args(argv)[0].as_published:
@@ -138,6 +138,8 @@ def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         p.error("--cap must not be negative")
     if args.eval_batch_size < 0 or args.window < 1:
         p.error("--eval_batch_size must not be negative, --window at least 1")
+    if args.splits and (args.splits[0] < 0 or args.splits != sorted(set(args.splits))):
+        p.error("--splits must be increasing word ids")
     if args.train_rows < 2:
         p.error("--train_rows must be at least 2")
     if not 0 <= args.lambdasm <= 1:

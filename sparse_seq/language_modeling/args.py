@@ -87,7 +87,7 @@ def _training(p: argparse.ArgumentParser) -> None:
                    help="divide evaluation losses by the number of predictions; the original (and "
                         "the published numbers) divide by one more per column")
     g.add_argument("--cuda", action=runs.OnOff, default=None,
-                   help="use CUDA (default: if there is a device); --no-cuda is --device cpu")
+                   help="use CUDA (None: if there is a device); --no-cuda is --device cpu")
     g.add_argument("--multi_gpu", action="store_true", help="--devices, with all GPUs there are")
 
 

@@ -57,6 +57,8 @@ def load_trained(args: argparse.Namespace, folder: Path) -> tuple[Corpus, Langua
         corpus = (Corpus.from_content(files.read(folder / "corpus.pt"))
                   if (folder / "corpus.pt").is_file() else read_corpus(args))
         ours = files.is_ours(trained)
+        if ours and "config" not in trained:
+            raise ValueError(f"the model in {folder} is not one that main.py wrote")
         if ours and trained["vocabulary"] != corpus.digest():
             raise ValueError(f"the model in {folder} was trained on other words than its corpus.pt")
         model = (LanguageModel(**trained["config"]) if ours else

@@ -211,8 +211,8 @@ def clip_and_check(run: Run, loss: Tensor) -> None:
     if not torch.isfinite(norm + loss):
         raise FloatingPointError(
             f"{runs.not_finite(run.model)} is not finite at epoch {run.progress.epoch}, step "
-            f"{run.progress.step}; stopped before the update. Files written so far are good: try "
-            "--resume with a smaller --lr or --clip")
+            f"{run.progress.step}; stopped before the update. Files written so far are good; a "
+            "smaller --lr or --clip may help")
     if run.args.clip:
         torch.nn.utils.clip_grads_with_norm_(run.params, run.args.clip, norm)
 

@@ -102,8 +102,8 @@ def stop_unless_finite(run: Run, loss: Tensor) -> None:
     if not torch.isfinite(norm + loss.detach()):
         raise FloatingPointError(
             f"{runs.not_finite(run.model)} is not finite at epoch {run.progress.epoch}, step "
-            f"{run.progress.step}; stopped before the update. Files written so far are good: try "
-            "a smaller --lr")
+            f"{run.progress.step}; stopped before the update. Files written so far are good; a "
+            "smaller --lr may help")
 
 
 # ---------------------------------------------------------------------------------------- files

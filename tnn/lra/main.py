@@ -75,7 +75,7 @@ def add_model_flags(p: argparse.ArgumentParser) -> None:
 def add_training_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("training (no value: the task's, see --settings)")
     g.add_argument("--batch-size", type=int, metavar="N",
-                   help="samples of one process and one backward pass (default: the task's batch "
+                   help="samples of one process and one backward pass (None: the task's batch "
                         "/ processes / --accumulate)")
     g.add_argument("--accumulate", type=int, default=1, metavar="N",
                    help="batches in an update; batch norm sees one batch at a time")
@@ -112,7 +112,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description="TNN on the Long Range Arena",
                                 formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--task", required=True, choices=TASKS, help="what to run")
-    p.add_argument("--arch", choices=ARCHS, help="token mixer (default: tno for texts, tno2d for "
+    p.add_argument("--arch", choices=ARCHS, help="token mixer (None: tno for texts, tno2d for "
                    "images; gtu and gtu2d are the same under newer names)")
     p.add_argument("--settings", choices=("script", "yaml"), default="script",
                    help="hyperparameters of the published runs, or of the experiment files")
