@@ -94,7 +94,7 @@ def summary_row(step, lines):
     valid, test = (published.write(value, metric) if metric else "-" for value in cells.values())
     if valid == test == "-" and step["curve"] and f"train_{metric}" in step["curve"][-1]:
         valid = "train " + published.write(step["curve"][-1][f"train_{metric}"], metric)
-    return [published.system_of(step), step["row"], step["step"], str(len(step["curve"]) or "-"),
+    return [published.system_of(step), step["row"], step["step"], published.last_epoch(step),
             published.NAMES.get(metric, "-"), valid, test, f"{step['wall_seconds']:.0f}",
             published_cell(step, metric, lines)]
 

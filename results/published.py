@@ -84,6 +84,11 @@ def pair(values, metric=None):
     return "-" if cells == ["-", "-"] else " / ".join(cells)
 
 
+def last_epoch(step):
+    """How many epochs a step has seen; a fraction where fairseq validated within one."""
+    return f"{step['curve'][-1]['epoch']:g}" if step["curve"] else "-"
+
+
 def seconds_per_epoch(step):
     """The median over the epochs, or None."""
     times = [point["seconds"] for point in step["curve"] if point.get("seconds") is not None]

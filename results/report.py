@@ -106,18 +106,13 @@ def early(step, metric, epoch):
     return "-" if value is None else f"{value:.2f}"
 
 
-def last_epoch(step):
-    """How many epochs a step has seen; a fraction where fairseq validated within one."""
-    return f"{step['curve'][-1]['epoch']:g}" if step["curve"] else "-"
-
-
 def step_row(step, metric):
     """A step's line in the table of how it was made."""
     pace = published.seconds_per_epoch(step)
     return [step["step"], step["date"][:10], commit_of(step),
             "-" if step["seed"] is None else step["seed"],
             published.duration(step["wall_seconds"]), f"{step['peak_rss_mb']} MB",
-            last_epoch(step), early(step, metric, 1), early(step, metric, 10),
+            published.last_epoch(step), early(step, metric, 1), early(step, metric, 10),
             "-" if pace is None else f"{pace:.1f}"]
 
 
