@@ -16,6 +16,7 @@ import os
 import pickle
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -135,6 +136,8 @@ def read(path: str | Path) -> dict:
     try:
         with path.open("rb") as file:
             _check_seal(file)
+            if tarfile.is_tarfile(path):  # PyTorch's first format: pickles, too
+                raise pickle.UnpicklingError
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(f"{path} is refused: {HOW_TO_CONVERT}") from None

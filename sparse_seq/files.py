@@ -12,6 +12,7 @@ import os
 import pickle
 import shutil
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -102,6 +103,8 @@ def read(path: Path) -> dict:
         raise FileNotFoundError(f"there is no file {path}")
     try:
         _check(path)
+        if tarfile.is_tarfile(path):  # PyTorch's first format: pickles, too
+            raise pickle.UnpicklingError
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(

@@ -11,6 +11,7 @@ import hashlib
 import os
 import pickle
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -68,6 +69,8 @@ def read(path: str | Path, safe: tuple[type, ...] = ()) -> dict:
         raise FileNotFoundError(f"no file {path}")
     try:
         _check(path)
+        if tarfile.is_tarfile(path):  # PyTorch's first format: pickles, too
+            raise pickle.UnpicklingError
         with torch.serialization.safe_globals(list(safe)):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

@@ -11,6 +11,7 @@ import hashlib
 import os
 import pickle
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -109,6 +110,8 @@ def read(path: str | Path) -> dict:
         raise FileNotFoundError(f"no file {path}")
     try:
         check(path)
+        if tarfile.is_tarfile(path):  # PyTorch's first format: pickles, too
+            raise pickle.UnpicklingError
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(

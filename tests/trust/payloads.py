@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import importlib
 import io
 import operator
 import os
@@ -9,6 +10,7 @@ import pickle
 import pydoc
 import subprocess
 import tarfile
+import tempfile
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -45,15 +47,15 @@ def saved(content, **how) -> bytes:
     return buffer.getvalue()
 
 
-def sealed(content) -> bytes:
-    """With the checksum of our own files, which anyone can compute."""
-    buffer = io.BytesIO(saved(content))
-    files.seal(buffer)
-    return buffer.getvalue()
+def sealed(content: dict, module: str) -> bytes:
+    """With the checksum of a module's own files, which anyone can compute."""
+    with tempfile.TemporaryDirectory() as folder:
+        importlib.import_module(module).write(Path(folder) / "f.pt", content)
+        return (Path(folder) / "f.pt").read_bytes()
 
 
-def payloads(canary: Path) -> dict[str, bytes]:
-    """name -> content of the file."""
+def payloads(canary: Path, module: str = "trellisnet.files") -> dict[str, bytes]:
+    """name -> content of the file; `module` reads it."""
     shell, code = f"touch {canary}", f"open({str(canary)!r}, 'w').close()"
     touch = Call(os.system, shell)
     quoted = repr(shell).encode()
@@ -81,7 +83,7 @@ def payloads(canary: Path) -> dict[str, bytes]:
         "torch zip, in an OrderedDict": saved(OrderedDict(weight=torch.zeros(2), last=touch)),
         "torch zip, in a parameter": saved(
             {"w": Call(torch._utils._rebuild_parameter, touch, True, OrderedDict())}),
-        "torch zip with our checksum": sealed({"format": "x", "model": touch}),
+        "torch zip with our checksum": sealed({"model": touch}, module),
         "torch legacy": saved({"model": touch}, _use_new_zipfile_serialization=False),
         "torch legacy tar": tar_of(touch),
         "whole model": saved(Model(touch)),
