@@ -3,7 +3,11 @@
 import random
 from pathlib import Path
 
+import torch
+
 from awd_lstm import finetune, main
+from awd_lstm.model import RNNModel
+from common.splitcross import SplitCrossEntropyLoss
 
 SCRIPTS = {"main": main, "finetune": finetune}
 
@@ -28,6 +32,7 @@ def write_corpus(folder: Path, train=400, valid=60, test=60, words=30, seed=0) -
 
 SETTINGS = ("--emsize 6 --nhid 8 --nlayers 2 --batch_size 8 --bptt 15 --lr 5 --epochs 3 --seed 7 "
          "--log-interval 3 --no-cuda")
+LEARNS = ("--lr", "20", "--dropout", "0.1", "--dropouth", "0.1", "--dropouti", "0.1")
 
 
 def train(script: str, folder: Path, *flags: str, save="m.pt") -> Path:
@@ -38,3 +43,26 @@ def train(script: str, folder: Path, *flags: str, save="m.pt") -> Path:
     module.main([*SETTINGS.split(), "--data", str(folder / "texts"), "--save", str(path),
                  "--log-dir", str(folder / "logs"), *flags])
     return path
+
+
+def small_model(seed=0, splits=(), **changes):
+    """A model of the words of write_corpus, with its loss."""
+    torch.manual_seed(seed)
+    config = {"rnn_type": "LSTM", "ntoken": 31, "ninp": 6, "nhid": 8, "nlayers": 2,
+              "dropout": 0.1, "dropouth": 0.2, "dropouti": 0.3, "dropoute": 0.4, "wdrop": 0.5,
+              "tie_weights": True} | changes
+    criterion = SplitCrossEntropyLoss(config["ninp"], splits)
+    for p in criterion.parameters():
+        torch.nn.init.normal_(p)
+    return RNNModel(**config), criterion
+
+
+def same(a, b):
+    """Tensors bit for bit, all else by ==."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b

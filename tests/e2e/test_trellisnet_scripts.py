@@ -1,5 +1,5 @@
 """The four scripts as a user runs them, from another folder: help, the original's weight files,
-training, bad input. What can be seen in one process is in tests/trellisnet/test_run.py."""
+training, bad input. What can be seen in one process is in tests/trellisnet/test_run*.py."""
 
 import json
 import os

@@ -1,5 +1,5 @@
-"""The four scripts, small: what they print and leave, which flags work together, what they refuse.
-Run in this process; tests/e2e runs them as a user does."""
+"""The four scripts, small: what they print and leave, which flags work together. What they refuse
+is in test_run_refused.py. Run in this process; tests/e2e runs them as a user does."""
 
 import math
 import re
@@ -8,41 +8,10 @@ import pytest
 import torch
 
 from tests.trellisnet import small
-from tests.trellisnet.small import LANGUAGE_MODELS, NO_TEXT_DROPOUT, SCRIPTS, flags_of, train
+from tests.trellisnet.small import LANGUAGE_MODELS, NO_TEXT_DROPOUT, SCRIPTS, train
 from trellisnet import files
 
 EVERY = tuple(SCRIPTS)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return small.write_data(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Each script's run of two epochs, once."""
-    done = {}
-
-    def run(name):
-        if name not in done:
-            folder = small.write_data(tmp_path_factory.mktemp(name))
-            done[name] = folder, train(name, folder)
-        return done[name]
-    return run
-
-
-def refused(name, capsys, *flags, code=2, folder=None):
-    """The one line that the script ends with."""
-    argv = [str(flag) for flag in flags] if folder is None else flags_of(name, folder, *flags)
-    with pytest.raises(SystemExit) as stop:
-        SCRIPTS[name].main(argv)
-    assert stop.value.code == code
-    line = capsys.readouterr().err.splitlines()[-1]
-    script = SCRIPTS[name].__name__.rpartition(".")[2]
-    if code == 1 or ": error: " not in line:  # argparse names the program that runs
-        assert line.startswith(f"{script}.py: ")
-    return line
 
 
 # ------------------------------------------------------------------------- what a run leaves
@@ -222,148 +191,3 @@ def test_a_seed_gives_the_same_run(trained, folder):
     train("char", folder)
     ours, expected = (files.read(f / "m.pt")["model"] for f in (folder, trained("char")[0]))
     assert all(torch.equal(ours[key], expected[key]) for key in expected)
-
-
-# ------------------------------------------------------------------------------- what is refused
-@pytest.mark.parametrize(("name", "flags", "says"), [
-    ("word", "--seq_len 58", "--seq_len 58 must be longer than --horizon 58"),
-    ("word", "--seq_len 0", "--seq_len 0 must be longer than --horizon 58"),
-    ("wt", "--seq_len 74", "--seq_len 74 is shorter than --horizon 75"),
-    ("char", "--seq_len 139", "--seq_len 139 is shorter than --horizon 140"),
-    ("wt", "--n_experts 3", "--n_experts: the split softmax knows no mixture"),
-    ("wt", "--nout 500", "--nout 500 must equal --emsize 512"),
-    ("word", "--nhid 0", "--nhid must be at least 1"),
-    ("char", "--nlevels -3", "--nlevels must be at least 1"),
-    ("seq", "--batch_size 0", "--batch_size must be at least 1"),
-    ("seq", "--log-interval 0", "--log-interval must be at least 1"),
-    ("word", "--dropout 1", "--dropout must be in"),
-    ("word", "--dropoutl nan", "--dropoutl must be in"),
-    ("seq", "--wdrop -0.1", "--wdrop must be in"),
-    ("char", "--lr 0", "--lr must be positive"),
-    ("word", "--anneal -1", "--anneal must not be negative"),
-    ("word", "--max-steps -1", "--max-steps must not be negative"),
-    ("seq", "--dilation 1 0", "--dilation must be at least 1"),
-    ("seq", "--fir --ksize 3", "--fir is for --ksize 2, not 3"),
-    ("seq", "--devices 65", "--devices 65 cannot share --batch_size 64"),
-    ("seq", "--seed -1", "--seed must be in"),
-    ("word", "--precision 16", "invalid choice: '16'"),
-    ("char", "--dataset nothing", "invalid choice: 'nothing'"),
-    ("word", "--nonsense", "unrecognized arguments: --nonsense"),
-])
-def test_nonsense_is_refused_before_anything_is_read(name, flags, says, capsys):
-    assert says in refused(name, capsys, *flags.split())
-
-
-@pytest.mark.parametrize(("name", "flags", "says"), [
-    ("word", "--nout 5", "a tied decoder needs nout = emsize (here 5 and 8)"),
-    ("word", "--batch_size 4000", "is too short for 4000 columns"),
-    ("char", "--optim Nothing", "--optim Nothing cannot be used"),
-    ("seq", "--optim SparseAdam", "--optim SparseAdam cannot be used"),
-    ("wt", "--splits 20 8", "splits must be increasing"),
-    ("word", "--load missing.pt", "--load: no file missing.pt"),
-    ("word", "--load_weight missing.pkl", "--load_weight: no file missing.pkl"),
-    ("seq", "--resume", "--resume: no file"),
-    ("seq", "--resume missing.pt", "--resume: no file missing.pt"),
-    ("seq", "--permutation missing.npy", "--permutation missing.npy"),
-])
-def test_what_does_not_fit_is_refused(folder, name, flags, says, capsys):
-    assert says in refused(name, capsys, *flags.split(), folder=folder)
-    assert not (folder / "m.pt").exists()
-
-
-@pytest.mark.parametrize(("name", "flags", "getdata"), [
-    ("word", "--data {}/penn", "./getdata.sh ptb"), ("word", "--data {}/pydoc", "getdata.sh pydoc"),
-    ("word", "--data {}/mine", "--data"), ("wt", "--data {}/wikitext-103", "./getdata.sh wt103"),
-    ("wt", "--data {}/wikitext-2", "./getdata.sh wt2"), ("char", "--data {}", "./getdata.sh ptb"),
-    ("char", "--data {} --dataset pydoc", "./getdata.sh pydoc"),
-    ("seq", "--data {}/mnist", "./getdata.sh mnist"),
-    ("seq", "--data {} --cifar", "./getdata.sh cifar10")])
-def test_missing_data_names_its_source(tmp_path, name, flags, getdata, capsys):
-    line = refused(name, capsys, *flags.format(tmp_path).split(), "--device", "cpu")
-    assert getdata in line
-    assert str(tmp_path) in line
-
-
-def test_the_readmes_spelling_of_wikitext(tmp_path, capsys):
-    (tmp_path / "wikitext103").mkdir()
-    line = refused("wt", capsys, "--data", tmp_path / "wikitext-103", "--device", "cpu")
-    assert "no train.txt in" in line
-    assert "wikitext103" in line
-
-
-def test_save_where_nothing_can_be_saved(folder, capsys):
-    """Said before the training, not after the first epoch."""
-    for name in EVERY:
-        line = refused(name, capsys, "--save", folder / "nowhere/m.pt", folder=folder)
-        assert f"there is no folder {folder / 'nowhere'}" in line
-
-
-def test_model_files_of_other_kinds(trained, folder, capsys):
-    """--load is for model files of the same script, --load_weight for the original's."""
-    word, seq = trained("word")[0], trained("seq")[0]
-    weights = word / "weights/pretrained_wordptb.pkl"
-    (folder / "text.pt").write_text("text")
-    whole = (word / "m.pt").read_bytes()
-    (folder / "short.pt").write_bytes(whole[:-100])
-    for name, flag, path, says in (
-            ("word", "--load", weights, "an original's weights are for --load_weight"),
-            ("word", "--load_weight", word / "m.pt", "it is no state_dict"),
-            ("word", "--load", seq / "m.pt", "is no language model"),
-            ("seq", "--load", word / "m.pt", "is no classifier of images"),
-            ("wt", "--load", word / "m.pt", "does not fit"),
-            ("word", "--load", folder / "text.pt", "text.pt"),
-            ("word", "--load", folder / "short.pt", "short.pt is damaged"),
-            ("word", "--resume", word / "m.pt", "this is no training state")):
-        assert says in refused(name, capsys, flag, path, folder=folder)
-    assert not (folder / "m.pt").exists()
-
-
-def test_weights_of_another_model(trained, folder, capsys):
-    word, _ = trained("word")
-    weights = word / "weights/pretrained_wordptb.pkl"
-    for flags, says in ((["--wnorm"], "--wnorm"), (["--n_experts", "2"], "--n_experts"),
-                        (["--nhid", "13"], "the sizes differ")):
-        line = refused("word", capsys, "--load_weight", weights, *flags, folder=folder)
-        assert "--load_weight: " in line
-        assert says in line
-
-
-def test_model_of_other_words(trained, folder, capsys):
-    """As many but others, or another number of them."""
-    load = ["--load", trained("word")[0] / "m.pt"]
-    text = (folder / "texts/train.txt").read_text()
-    for changed, says in ((text.replace("w3", "other"), "was trained on other words"),
-                          (text + "new\n", "knows 31 words, --data has 32")):
-        (folder / "texts/train.txt").write_text(changed)
-        for split in ("valid", "test"):
-            path = folder / f"texts/{split}.txt"
-            path.write_text(path.read_text().replace("w3", "other"))
-        if "new" in changed:
-            for split in ("valid", "test"):
-                path = folder / f"texts/{split}.txt"
-                path.write_text(path.read_text().replace("other", "w3"))
-        assert says in refused("word", capsys, *load, folder=folder)
-
-
-def test_model_for_images_of_another_size(trained, tmp_path, capsys):
-    small.write_digits(tmp_path / "images", side=5)
-    line = refused("seq", capsys, "--load", trained("seq")[0] / "m.pt", folder=tmp_path)
-    assert "is for images of 16 pixels, those of --data have 25" in line
-
-
-def test_damaged_texts(folder, capsys):
-    for content, says in ((b"caf\xe9 \xff\n", "valid.txt is not UTF-8"), (b"", "is empty")):
-        (folder / "texts/valid.txt").write_bytes(content)
-        for name in LANGUAGE_MODELS:
-            assert says in refused(name, capsys, folder=folder)
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_a_loss_that_is_not_finite(folder, name, capsys):
-    """Stopped before the update; epoch and step are named, what was written stays good."""
-    line = refused(name, capsys, "--lr", "1e30", "--clip", "0", "--save-interval", "1", code=1,
-                   folder=folder)
-    found = re.search(r"is not finite at epoch 1, step (\d+); stopped before the update", line)
-    state = files.read(folder / "m.state.pt")
-    assert state["progress"]["step"] == int(found[1]) > 0
-    assert all(value.isfinite().all() for value in state["model"].values())
