@@ -127,7 +127,8 @@ SCRIPTS = {script.name: script for script in (
            "--task listops --arch tno --n-layers 1 --d-model 8 --dpb-dim 8 --dpb-layers 1 --norm "
            "layer --dropout 0.1 --batch-size 4 --epochs 4 --warmup 5 --total-steps 60 --lr 0.01 "
            "--workers 0 --device cpu --log-interval 3 --seed 7", "m.state.pt", ("m.pt",),
-           data="lra", files="tnn.files", changes=("epoch",), no_dropout="--dropout 0",
+           data="lra", files="tnn.files", changes=("epoch",),
+           no_dropout="--dropout 0 --position-dropout 0",
            curves="logs/metrics.csv", closing=0),
 )}
 

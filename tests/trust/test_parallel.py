@@ -20,6 +20,8 @@ SEVERAL = {name: script for name, script in SCRIPTS.items()
 UNEVEN = {name: "--batch_size 7" for name in SEVERAL}
 UNEVEN |= dict.fromkeys(("sparse-main", "sparse-finetune"), "--batch_size 8")
 UNEVEN |= {"tnn-im": "--batch-size {each} --stochastic-depth 0", "tnn-lra": "--batch-size {each}"}
+# Padding is a token like any other, and each process pads to its own longest text.
+NO_PADDING = {"tnn-lra": "--mask-padding"}
 UNEVEN |= {"sparse-recite": "--batch_size 8 --small_batch_size 4"}
 # Steps of a size at which rounding is not magnified.
 CALM = {"awd-main": 2, "awd-finetune": 2, "word-ptb": 0.5, "sparse-main": 2, "sparse-finetune": 2,
@@ -59,7 +61,8 @@ def run_processes(place, script, folder, n, *more, **hooks) -> None:
 def flags_of(name: str, processes: int) -> list[str]:
     rate = ["--lr", str(CALM[name])] if name in CALM else []
     return [*UNEVEN[name].format(each=8 // processes).split(), *SCRIPTS[name].no_dropout.split(),
-            *PLAIN_SGD.get(name, "").split(), *rate, "--max-steps", str(STEPS)]
+            *PLAIN_SGD.get(name, "").split(), *NO_PADDING.get(name, "").split(), *rate,
+            "--max-steps", str(STEPS)]
 
 
 def folder_of(place, script):

@@ -210,13 +210,14 @@ class EpochSampler(Sampler):
 
     repeats = 3 is repeated augmentation (Hoffer et al. 2020): every image three times in a row, of
     which only as many are used as there are images, in multiples of 256. That leaves nothing of
-    fewer than 256 images: they are seen once each.
+    fewer than 256 images: they are seen once each. Rounded down, so that an epoch has as many whole
+    batches whatever the number of processes.
     """
 
     def __init__(self, images: int, rank: int = 0, replicas: int = 1, repeats: int = 3):
         self.images, self.rank, self.replicas = images, rank, replicas
         self.repeats = repeats if images >= 256 else 1
-        self.used = images // 256 * 256 // replicas if self.repeats > 1 else -(-images // replicas)
+        self.used = (images // 256 * 256 if self.repeats > 1 else images) // replicas
         self.epoch = self.start = 0
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
@@ -229,7 +230,6 @@ class EpochSampler(Sampler):
     def __iter__(self) -> Iterator[Item]:
         order = torch.randperm(self.images, generator=torch.Generator().manual_seed(self.epoch))
         order = order.repeat_interleave(self.repeats).tolist()
-        order += order[:-len(order) % self.replicas]  # its own head as padding
         for i in range(self.start, self.used):
             place = self.rank + i * self.replicas
             yield Item(order[place], place, self.epoch)
