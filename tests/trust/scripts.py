@@ -62,38 +62,38 @@ TRELLIS = {"files": "trellisnet.files", "state": "m.state.pt",
 SPARSE = {"files": "sparse_seq.files", "save": "run"}
 
 SCRIPTS = {script.name: script for script in (
-    Script("awd-main", "awd_lstm.main", f"{TINY_LSTM} --lr 30 --nonmono 0 --epochs 5 --no-cuda",
+    Script("awd-main", "awd_lstm.main", f"{TINY_LSTM} --lr 30 --nonmono 0 --epochs 6 --no-cuda",
            "m.state.pt", ("m.pt",), changes=("Switching to ASGD",), **AWD),
     Script("awd-qrnn", "awd_lstm.main",
-           f"{TINY_LSTM} --model QRNN --optimizer adam --lr 0.01 --when 2 --epochs 4 --no-cuda",
+           f"{TINY_LSTM} --model QRNN --optimizer adam --lr 0.01 --when 2 --epochs 6 --no-cuda",
            "m.state.pt", ("m.pt", "m.pt.e2"), changes=("Dividing learning rate by 10",), **AWD),
     Script("awd-finetune", "awd_lstm.finetune",
-           f"{TINY_LSTM} --lr 20 --nonmono 5 --epochs 5 --no-cuda", "m.finetune.state.pt",
+           f"{TINY_LSTM} --lr 20 --nonmono 5 --epochs 6 --no-cuda", "m.finetune.state.pt",
            ("m.pt",), before="awd-main", says="finetune.py", changes=("end of epoch",),
            **AWD | {"takes": ("--resume", "--save")}),
     Script("scratch-main", "awd_lstm.scratch.main",
            f"{TINY_LSTM} --lr 30 --nonmono 0 --epochs 6 --no-cuda", "m.scratch.state.pt",
            ("m.pt",), several=False, changes=("Switching to ASGD",), **AWD),
     Script("scratch-finetune", "awd_lstm.scratch.main",
-           f"{TINY_LSTM} --lr 20 --nonmono 5 --epochs 5 --finetune --no-cuda",
+           f"{TINY_LSTM} --lr 20 --nonmono 5 --epochs 6 --finetune --no-cuda",
            "m.scratch-finetune.state.pt", ("m.pt",), before="scratch-main", several=False,
            changes=("epoch:",), **AWD | {"takes": ("--resume", "--save")}),
     Script("word-ptb", "trellisnet.word_PTB.word_ptb",
-           f"{TINY_TRELLIS} --seq_len 10 --lr 40 --clip 5 --anneal 0 --epochs 5 --asgd --name m",
+           f"{TINY_TRELLIS} --seq_len 10 --lr 40 --clip 5 --anneal 0 --epochs 6 --asgd --name m",
            models=("m.pt", "m_asgd.pt"), says="word_ptb.py", changes=("Switching to ASGD",),
            no_dropout=f"{NO_TRELLIS_DROPOUT} --emb_dropout 0", **TRELLIS),
     Script("word-wt103", "trellisnet.word_WT103.word_wt103",
            f"{TINY_TRELLIS} --horizon 8 --lr 0.01 --splits 8 20 --wdrop 0.2 --emb_dropout 0.1 "
-           "--epochs 4 --when 2 --name m", models=("m.pt",), says="word_wt103.py",
+           "--epochs 6 --when 2 --name m", models=("m.pt",), says="word_wt103.py",
            changes=("Annealing learning rate",),
            no_dropout=f"{NO_TRELLIS_DROPOUT} --emb_dropout 0", **TRELLIS),
     Script("char-ptb", "trellisnet.char_PTB.char_ptb",
-           f"{TINY_TRELLIS} --lr 0.01 --dataset pydoc --batch_size 64 --epochs 3 --when 2 --name m",
+           f"{TINY_TRELLIS} --lr 0.01 --dataset pydoc --batch_size 64 --epochs 5 --when 2 --name m",
            models=("m.pt",), says="char_ptb.py", changes=("Annealing learning rate",),
            no_dropout=f"{NO_TRELLIS_DROPOUT} --emb_dropout 0", **TRELLIS),
     Script("seq-images", "trellisnet.seq_MNIST_CIFAR.seq_mnist_cifar",
            "--device cpu --log-interval 3 --seed 7 --nhid 6 --nlevels 3 --dilation 1 2 4 "
-           "--batch_size 8 --lr 0.01 --epochs 5 --when 2 --name m", models=("m.pt",),
+           "--batch_size 8 --lr 0.01 --epochs 6 --when 2 --name m", models=("m.pt",),
            data="images", says="seq_mnist_cifar.py", changes=("lr: 0.001000",),
            no_dropout=NO_TRELLIS_DROPOUT, **TRELLIS | {"takes": ("--resume", "--load")}),
     Script("sparse-main", "sparse_seq.language_modeling.main",
@@ -111,12 +111,12 @@ SCRIPTS = {script.name: script for script in (
            changes=("train items correctly",), **SPARSE),
     Script("sparse-tagger", "sparse_seq.sequence_labeling.main",
            "--emsize 8 --emb_blocks 4 --emb_density 0.5 --nhid 5 --batch_size 5 --dropouti 0.2 "
-           "--wdrop 0.2 --lr 0.01 --epochs 5 --seed 7 --device cpu", "run/state.pt",
+           "--wdrop 0.2 --lr 0.01 --epochs 6 --seed 7 --device cpu", "run/state.pt",
            ("run/model.pt",), data="tagged", changes=("valid acc",),
            no_dropout="--dropouti 0 --wdrop 0", **SPARSE),
     Script("tnn-im", "tnn.im.main",
            "--data-set DIGITS --input-size 16 --arch-options patch_size=8 embed_dim=8 glu_dim=8 "
-           "depth=2 rpe_embdding=8 --device cpu --num_workers 0 --batch-size 10 --epochs 6 "
+           "depth=2 rpe_embdding=8 --device cpu --num_workers 0 --batch-size 10 --epochs 7 "
            "--warmup-epochs 2 --lr 0.05 --clip-grad 5 --seed 7 --stochastic-depth 0.2",
            "run/checkpoint_last.pth", ("run/checkpoint_best.pth", "run/checkpoint_0.pth"),
            data="images", save="run", files="tnn.files", changes=("Max accuracy",),
@@ -125,7 +125,7 @@ SCRIPTS = {script.name: script for script in (
            curves="logs/run/metrics.csv", closing=0),
     Script("tnn-lra", "tnn.lra.main",
            "--task listops --arch tno --n-layers 1 --d-model 8 --dpb-dim 8 --dpb-layers 1 --norm "
-           "layer --dropout 0.1 --batch-size 4 --epochs 4 --warmup 5 --total-steps 60 --lr 0.01 "
+           "layer --dropout 0.1 --batch-size 4 --epochs 5 --warmup 5 --total-steps 60 --lr 0.01 "
            "--workers 0 --device cpu --log-interval 3 --seed 7", "m.state.pt", ("m.pt",),
            data="lra", files="tnn.files", changes=("epoch",),
            no_dropout="--dropout 0 --position-dropout 0",
