@@ -42,7 +42,7 @@ PATTERNS = (
      r"epoch <epoch> \| valid on 'valid' subset \| loss <valid_loss_base2>(?: \| nll_loss [\d.]+)?"
      r"(?: \| accuracy <valid_acc>)?(?: \| ppl <valid_ppl>)?(?:.* num_updates <updates>)?"),
     ("tnn (fairseq)", "final", r"Loss \(base 2\): <test_loss_base2>, Perplexity: <test_ppl>"),
-    ("tnn/im", "epoch", r"Epoch: \[<epoch>\]"),
+    ("tnn/im", "epoch", r"Epoch: \[<epochs_before>\]"),
     ("tnn/im", "final", r"Max accuracy: <valid_acc>%"),
     ("tnn/im", "final", r"^number of params: <params>"),
     ("tnn/lra", "epoch",
@@ -126,6 +126,8 @@ def parse_log(text):
             groups = match.groupdict().items()
             values = tidy({name: to_number(name, found) for name, found in groups if found})
             epoch = values.pop("epoch", epoch)
+            if "epochs_before" in values:  # counted from 0
+                epoch = int(values.pop("epochs_before")) + 1
             # fairseq validates within an epoch too: such a point lies at a fraction of one
             per_epoch = values.pop("updates_per_epoch", per_epoch)
             updates = values.pop("updates", None)

@@ -57,7 +57,7 @@ CASES = {
                 {"best_epoch": 1, "valid_loss_base2": 8.5, "valid_ppl": 362.04,
                  "test_loss_base2": 4.6247, "test_ppl": 24.67}),
     "tnn-im": ("Epoch: [3] Total time: 0:01:02 (0.4 s / it)\n* Acc@1 72.290 Acc@5 91.0 loss 1.230",
-               {"best_epoch": 3, "valid_acc": 72.29, "valid_acc5": 91.0, "valid_loss": 1.23}),
+               {"best_epoch": 4, "valid_acc": 72.29, "valid_acc5": 91.0, "valid_loss": 1.23}),
     "diverged": ("| end of epoch   1 | time:  1.23s | valid loss   nan | valid ppl      nan", {}),
 }
 
