@@ -29,7 +29,7 @@ from awd_lstm.environment import (
     orderly_exit,
     seed_everything,
 )
-from awd_lstm.metrics import Metrics, run_folder
+from awd_lstm.metrics import Metrics, resumed_folder, run_folder
 from awd_lstm.state import (
     make_optimizer,
     read_for_resume,
@@ -102,14 +102,15 @@ def build(args: argparse.Namespace) -> Run:
 def prepare_files(run: Run, resumed: dict | None) -> None:
     """Keeps the input and an earlier run's state under other names, opens the log."""
     args = run.args
+    name = f"{Path(args.save).stem}.finetune"
     if resumed:
-        folder = Path(resumed["metrics"])
+        folder = resumed_folder(resumed, args.save, Path(args.log_dir), name)
     else:
         for old, new in set_state_aside(args.save, run.script):
             run.say(f"{old} is of an earlier run: kept as {new}")
         aside = checkpoint.set_aside(args.save, "main", keep=True)
         run.say(f"{args.save} will be updated in place; as it was it is kept as {aside}")
-        folder = run_folder(Path(args.log_dir), f"{Path(args.save).stem}.finetune")
+        folder = run_folder(Path(args.log_dir), name)
     run.metrics = Metrics(folder, run.progress.step, resumed["metrics_size"] if resumed else 0)
 
 

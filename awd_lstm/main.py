@@ -32,7 +32,7 @@ from awd_lstm.environment import (
     orderly_exit,
     seed_everything,
 )
-from awd_lstm.metrics import Metrics, run_folder
+from awd_lstm.metrics import Metrics, resumed_folder, run_folder
 from awd_lstm.model import RNNModel, load_original_state
 from awd_lstm.state import (
     make_optimizer,
@@ -126,14 +126,15 @@ def start_from(run: Run, content: dict) -> None:
 def prepare_files(run: Run, resumed: dict | None) -> None:
     """Sets an earlier run's files aside, opens the log."""
     args = run.args
+    name = Path(args.save).stem
     if resumed:
-        folder = Path(resumed["metrics"])
+        folder = resumed_folder(resumed, args.save, Path(args.log_dir), name)
     else:
         aside = [(Path(args.save), checkpoint.set_aside(args.save, "old"))]
         for old, new in aside + set_state_aside(args.save, run.script):
             if new is not None:
                 run.say(f"{old} is of an earlier run: kept as {new}")
-        folder = run_folder(Path(args.log_dir), Path(args.save).stem)
+        folder = run_folder(Path(args.log_dir), name)
     run.metrics = Metrics(folder, run.progress.step, resumed["metrics_size"] if resumed else 0)
 
 

@@ -1,6 +1,7 @@
 """Curves of a run: one CSV file (step,epoch,name,value) and TensorBoard events, side by side."""
 
 import csv
+import shutil
 from pathlib import Path
 
 
@@ -11,6 +12,19 @@ def run_folder(log_dir: Path, name: str) -> Path:
         number += 1
         folder = log_dir / f"{name}-{number}"
     return folder
+
+
+def resumed_folder(state: dict, save: str, log_dir: Path, name: str) -> Path:
+    """Where a resumed run's curves go on: where they were, or, if it is a copy (its --save is not
+    the one that wrote the state), in a folder of its own that begins with what was drawn so far."""
+    folder = Path(state["metrics"])
+    if state.get("save") in (None, str(Path(save).absolute())):
+        return folder
+    own = run_folder(log_dir, name)
+    if (folder / "metrics.csv").is_file():
+        own.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / "metrics.csv", own / "metrics.csv")
+    return own
 
 
 class Metrics:

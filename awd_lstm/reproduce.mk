@@ -59,6 +59,13 @@ reproduce-awd-ptb-qrnn: setup $(call awd-data,data-ptb)  ## AWD-QRNN, PTB (58.3 
 		--theta 1.0 --window 500 --bptt 5000 --save PTB.pt $(awd-point)
 	$(call awd-finish,awd-ptb-qrnn,main finetune pointer)
 
+.PHONY: reproduce-awd-ptb-first
+reproduce-awd-ptb-first: setup data-ptb  ## its first epoch alone: how a healthy run begins (a quarter of an hour on 2 cores)
+	$(RECORD) run awd-ptb-first main --shrunk "the first of 500 epochs, full size" \
+		--resume-flag=--resume --resume-if PTB.state.pt -- awd_lstm/main.py --batch_size 20 \
+		--data data/penn --dropouti 0.4 --dropouth 0.25 --seed 141 --epochs 1 --save PTB.pt
+	$(RECORD) finish awd-ptb-first main
+
 # ------------------------------------------------------------------------------------ WikiText-2
 .PHONY: reproduce-awd-wt2
 reproduce-awd-wt2: setup $(call awd-data,data-wt2)  ## AWD-LSTM, WikiText-2 (65.6 -> 64.7 -> 50.6)

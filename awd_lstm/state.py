@@ -61,6 +61,7 @@ def save_state(run: "Run") -> None:
         "optimizer": {"kind": _kind(run.optimizer), "state": run.optimizer.state_dict()},
         "progress": asdict(run.progress), "processes": parts,
         "seq_len_rng": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "save": str(Path(run.args.save).absolute()),
         "metrics": str(run.metrics.path.parent.absolute()), "metrics_size": run.metrics.size,
     }, keep_previous=True)
 

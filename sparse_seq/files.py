@@ -108,8 +108,9 @@ def read(path: Path) -> dict:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(
-            f"{path} is a whole pickled object, which would run code to be read; where it was made,"
-            " save its weights alone: torch.save(torch.load(OLD).state_dict(), NEW)") from None
+            f"{path} is refused: it is damaged, or a whole pickled object, which would run code to "
+            "be read; where it was made, save its weights alone: "
+            "torch.save(torch.load(OLD).state_dict(), NEW)") from None
     except Exception as error:  # whatever a damaged zip makes torch raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} is damaged or no checkpoint ({reason})") from None

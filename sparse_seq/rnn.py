@@ -41,6 +41,8 @@ def segments(total: int, k: int, density: float) -> list[Range]:
     if k < 2 or not 1 / k <= density <= 1:
         raise ValueError(f"{k} blocks of density {density}: the density must be at least 1/blocks "
                          "and at most 1, and a single block has density 1")
+    if k > total and total * density < 1:  # some window is empty: no need to try all
+        raise ValueError(f"{k} blocks of density {density} do not cover a size of {total}")
     overlap = total * (k * density - 1) / (k - 1)
     found = []
     for i in range(k):

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import sys
 from argparse import Namespace
@@ -30,9 +31,8 @@ OnOff = argparse.BooleanOptionalAction
 MOST_LAYERS = 1000
 
 # Flags in which a resumed run may differ from what it continues; "data" is checked by its words.
-FREE_ON_RESUME = {"epochs", "save", "resume", "continue_train", "max_steps", "log_interval",
-                  "save_interval", "log_dir", "device", "devices", "cuda", "data", "compile",
-                  "multi_gpu"}
+FREE_ON_RESUME = {"epochs", "save", "resume", "continue_train", "max_steps", "log_interval", "data",
+                  "save_interval", "log_dir", "device", "devices", "cuda", "compile", "multi_gpu"}
 
 
 class BadInput(Exception):
@@ -334,12 +334,17 @@ class Journal:
 
 
 def metrics_folder(args: Namespace, resumed: dict | None, suffix: str = "") -> Path:
-    """--log-dir/NAME of --save; a name that is taken by another run gets a number."""
-    if resumed:
+    """--log-dir/NAME of --save, numbered if another run has it. A resumed run goes on where it was;
+    a copy of it (its --save is another) in a folder of its own, with the rows so far."""
+    here = str(Path(args.save).absolute())
+    if resumed and resumed.get("save", here) == here:
         return Path(resumed["metrics"])
     name = f"{Path(args.save).resolve().name}{suffix}"
     number, folder = 1, Path(args.log_dir) / name
     while (folder / "metrics.csv").exists():
         number += 1
         folder = Path(args.log_dir) / f"{name}-{number}"
+    if resumed and (drawn := Path(resumed["metrics"]) / "metrics.csv").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(drawn, folder)
     return folder.absolute()

@@ -296,21 +296,32 @@ class StopSignals:
 
 
 # -------------------------------------------------------------------------------------- curves
+def set_curves_aside(folder: Path) -> None:
+    """Moves an earlier run's metrics.csv and events to folder/old, or old2, old3, ..."""
+    number, aside = 1, folder / "old"
+    while aside.exists():
+        number += 1
+        aside = folder / f"old{number}"
+    aside.mkdir()
+    for path in [*folder.glob("events.out.tfevents.*"), folder / "metrics.csv"]:
+        path.rename(aside / path.name)
+
+
 class Metrics:
     """Curves of a run: one CSV file (step,epoch,name,value) and TensorBoard events in `folder`.
 
     size: how long the CSV file was when the state that the run resumes from was written (0: a
-    fresh run, which replaces what is there). Keep the property `size` in the training state.
+    fresh run, which moves what is there to old/, old2/ ...). Keep the property `size` in the
+    training state.
     """
 
     def __init__(self, folder: str | Path, step: int = 0, size: int = 0):
         from torch.utils.tensorboard import SummaryWriter  # slow to import: not for -h
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if not step:
-            for old in folder.glob("events.out.tfevents.*"):
-                old.unlink()
         self.path = folder / "metrics.csv"
+        if not step and not size and self.path.exists():
+            set_curves_aside(folder)
         with self.path.open("a", newline="") as file:
             file.truncate(min(size, self.size))
             if not self.size:

@@ -5,6 +5,7 @@ on the CPU, the same bits as one that never stopped.
 """
 
 import csv
+import shutil
 import signal
 from argparse import Namespace
 from pathlib import Path
@@ -185,6 +186,7 @@ class Run:
                 "format": STATE_FORMAT, "args": plain(self.args), **self.facts,
                 "progress": self.progress, "model": self.loss.state_dict(), "parts": parts,
                 "optimizer": self.optimizer.state_dict(),
+                "save": str(Path(self.args.save).absolute()),
                 "metrics_size": self.metrics.size if self.metrics else 0}, keep_previous=True)
         self.fabric.barrier()
 
@@ -208,6 +210,8 @@ class Run:
         self.loss.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress["metrics_size"] = state["metrics_size"]
+        if state.get("save", here := str(Path(self.args.save).absolute())) != here:
+            self.progress["copied"] = self.progress.pop("metrics")
         part = state["parts"][self.fabric.global_rank]
         self.extra = self.fabric.to_device(part["extra"])
         torch.set_rng_state(part["torch"])
@@ -266,7 +270,8 @@ def load_model(loss: nn.Module, content: dict, path: str) -> None:
 
 class Metrics:
     """Curves of a run: one CSV file (step,epoch,name,value) and TensorBoard events, in a folder of
-    its own; a resumed run goes on in its folder, where the state stands."""
+    its own; a resumed run goes on in its folder, where the state stands. A copy of a run (its
+    --save is not the one that wrote the state) gets its own, with the rows so far."""
 
     def __init__(self, folder: Path, name: str, progress: dict):
         from torch.utils.tensorboard import SummaryWriter  # slow to import: not for -h
@@ -279,6 +284,9 @@ class Metrics:
         folder = Path(progress["metrics"])
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "metrics.csv"
+        original = Path(progress.pop("copied", "")) / "metrics.csv"
+        if original.is_file() and not self.path.exists():
+            shutil.copyfile(original, self.path)
         with self.path.open("a", newline="") as file:
             file.truncate(min(progress.get("metrics_size", 0), self.size))
             if not self.size:

@@ -35,7 +35,7 @@ from awd_lstm.environment import (
     orderly_exit,
     seed_everything,
 )
-from awd_lstm.metrics import Metrics, run_folder
+from awd_lstm.metrics import Metrics, resumed_folder, run_folder
 from awd_lstm.scratch.model import AWD_LSTM
 from awd_lstm.scratch.pointer import pointer_loss
 from awd_lstm.scratch.settings import parse_args
@@ -110,7 +110,7 @@ def prepare_files(run: Run, resumed: dict | None) -> None:
     args = run.args
     stem = Path(args.save).stem + (".finetune" if args.finetune else "")
     if resumed:
-        folder = Path(resumed["metrics"])
+        folder = resumed_folder(resumed, args.save, Path(args.log_dir), stem)
     else:
         label, keep = ("main", True) if args.finetune else ("old", False)
         aside = [(Path(args.save), checkpoint.set_aside(args.save, label, keep))]

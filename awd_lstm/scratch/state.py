@@ -91,6 +91,7 @@ def save_state(run: Run) -> None:
         "progress": asdict(run.progress), "hidden": run.hidden,
         "torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if on_gpu else None,
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "save": str(Path(run.args.save).absolute()),
         "metrics": str(run.metrics.path.parent.absolute()), "metrics_size": run.metrics.size},
         keep_previous=True)
 

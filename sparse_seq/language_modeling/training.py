@@ -288,8 +288,9 @@ def save_state(run: Run) -> None:
         files.write(run.file("state.pt"), {
             "script": run.script, "args": runs.plain(run.args), "model": run.model.state_dict(),
             **_optimizer_state(run), "progress": asdict(run.progress), "processes": parts,
-            "vocabulary": run.corpus.digest(), "metrics": str(run.journal.folder),
-            "metrics_size": run.journal.size}, keep_previous=True)
+            "vocabulary": run.corpus.digest(), "save": str(run.folder.absolute()),
+            "metrics": str(run.journal.folder), "metrics_size": run.journal.size},
+            keep_previous=True)
 
 
 def restore(run: Run, state: dict) -> None:

@@ -125,6 +125,7 @@ def save_state(run: Run) -> None:
             "optimizer": run.optimizer.state_dict(), "progress": asdict(run.progress),
             "order": None if run.order is None else torch.from_numpy(run.order),
             "vocabulary": digest(run.corpus.words), "processes": parts,
+            "save": str(run.folder.absolute()),
             "metrics": str(run.journal.folder), "metrics_size": run.journal.size},
             keep_previous=True)
 

@@ -16,7 +16,7 @@ from tests.trust.forked import Child, Ended, Server
 from tests.trust.scripts import SCRIPTS, Script
 
 # What two equal runs may differ in: clock, place, and the flags that say how far to go.
-MAY_DIFFER = {"args", "metrics", "metrics_size", "seconds", "time", "best_file", "checksum"}
+MAY_DIFFER = {"args", "save", "metrics", "metrics_size", "seconds", "time", "best_file", "checksum"}
 TIMES = re.compile(r"time: +[\d.]+s|ms/batch +[\d.]+|time: [\d.]+|Training time .*|[\d.]+ s\b")
 
 

@@ -2,11 +2,13 @@
 on as if nothing had been. A run that was killed stands in nobody's way."""
 
 import re
+import shutil
 import signal
 
 import pytest
 
 from tests.trust.runs import assert_same_run
+from tests.trust.scripts import SCRIPTS
 
 
 def test_the_second_refuses(place, script, asks):
@@ -41,3 +43,20 @@ def test_a_killed_run_leaves_no_lock(place, script):
     place.run(script, folder, "--max-steps", "1")
     assert not list(folder.rglob(".*lock"))
     place.count("same --save", "a killed run's place taken over")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in (
+    "awd-main", "scratch-main", "word-ptb", "sparse-main") else [pytest.mark.slow])
+    for name in SCRIPTS])
+def test_a_copy_of_a_run_leaves_the_original_alone(place, name):
+    """Both go on and end alike, each with curves of its own."""
+    script = SCRIPTS[name]
+    expected, folder = place.unbroken(script), place.folder(script)
+    place.run(script, folder, "--max-steps", "20")
+    copy = folder.with_name(f"{folder.name}-copy")
+    shutil.copytree(folder, copy)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert_same_run(script, copy, place.run(script, copy, "--resume"), expected)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert_same_run(script, folder, place.run(script, folder, "--resume"), expected)
+    place.count("same --save", "copies of runs gone on with, originals untouched")

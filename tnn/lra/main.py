@@ -262,8 +262,9 @@ def one_batch(run: Run, x, y, lengths, updating: bool) -> float:
     return loss.item()
 
 
-def end_of_epoch(run: Run) -> None:
-    """Evaluates, reports, keeps the best model."""
+def end_of_epoch(run: Run, whole: bool) -> None:
+    """Evaluates, reports, keeps the best model. Of an epoch that --max-steps cuts short none is
+    kept unless there is no other: the state of the run knows nothing of it."""
     p, start = run.progress, time.time()
     loss, hits, seen = total_of(run.fabric, p["loss"], p["hits"], p["seen"])
     scores = evaluate_both(run) | {"train_loss": loss / seen, "train": 100 * hits / seen}
@@ -275,7 +276,7 @@ def end_of_epoch(run: Run) -> None:
     run.log({f"{split}/accuracy": scores[split] / 100 for split in ("train", "val", "test")}
             | {f"{split}/loss": scores[f"{split}_loss"] for split in ("train", "val", "test")}
             | {"timer/epoch": p["seconds"], "timer/validation": time.time() - start})
-    if p["best"] is None or scores["val"] > p["best"]["val"]:
+    if p["best"] is None or (whole and scores["val"] > p["best"]["val"]):
         p["best"] = {"epoch": p["epoch"], "val": scores["val"], "test": scores["test"]}
         run.save_model(val_accuracy=scores["val"], test_accuracy=scores["test"])
 
@@ -285,7 +286,7 @@ def train(run: Run) -> None:
     p = run.progress
     while p["epoch"] <= run.args.epochs and not run.out_of_steps():
         finished = train_epoch(run)
-        end_of_epoch(run)
+        end_of_epoch(run, whole=finished)
         if not finished:
             break
         p.update(epoch=p["epoch"] + 1, batch=0, loss=0.0, hits=0, seen=0, seconds=0.0)
