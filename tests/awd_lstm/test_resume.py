@@ -59,6 +59,7 @@ def facts(path):
     """A file's content without times and the arguments that may differ."""
     content = checkpoint.read(path)
     content.pop("args")
+    content.pop("save", None)
     content.pop("metrics", None)
     content.pop("metrics_size", None)
     for name in TIMES & content.get("progress", {}).keys():

@@ -58,7 +58,7 @@ def unbroken(tmp_path_factory):
 def facts(path):
     """A file's content without times, paths, and the arguments that may differ."""
     content = files.read(path)
-    for name in ("args", "metrics_size"):
+    for name in ("args", "save", "metrics_size"):
         content.pop(name, None)
     for name in ("seconds", "metrics", "metrics_size", "best_file"):
         content.get("progress", {}).pop(name, None)
