@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tnn.runs import check_finite, is_too_large
+from tnn.runs import Metrics, check_finite, is_too_large
 
 
 def fabric(scaler=None):
@@ -47,3 +47,15 @@ def test_memory_is_told_from_other_errors():
         torch.empty(2**58)
     assert is_too_large(error.value)
     assert not is_too_large(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_a_new_run_moves_an_earlier_ones_curves(tmp_path):
+    """A resumed one goes on with them."""
+    for value, step, size in ((1.0, 0, 0), (2.0, 0, 0), (3.0, 1, 1000)):
+        metrics = Metrics(tmp_path, step, size)
+        metrics.log(step + 1, 1, loss=value)
+        metrics.close()
+    rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert rows == ["step,epoch,name,value", "1,1,loss,2.0", "2,1,loss,3.0"]
+    assert (tmp_path / "old/metrics.csv").read_text().splitlines()[1:] == ["1,1,loss,1.0"]
+    assert len(list((tmp_path / "old").glob("events*"))) == 1

@@ -73,6 +73,21 @@ def same(a, b):
 
 
 # ------------------------------------------------------------------------------------- training
+def test_an_epoch_cut_short_leaves_the_best_model_alone(data, monkeypatch):
+    """Else a resumed run that finds no better one would end with it."""
+    values = iter((10.0, 50.0, 20.0))
+
+    def evaluated(run):
+        value = next(values)
+        return {"val_loss": 1.0, "val": value, "test_loss": 1.0, "test": value}
+    monkeypatch.setattr(script, "evaluate_both", evaluated)
+    assert run("--max-steps", 7) == 0     # an epoch has five updates
+    assert files.read("a.pt")["epoch"] == 1
+    assert run("--resume") == 0
+    assert files.read("a.pt")["epoch"] == 2
+    assert files.read("a.state.pt")["progress"]["best"]["val"] == 20
+
+
 def test_trains_reports_and_keeps_the_best(data, capsys):
     assert run("--log-interval", 2) == 0
     out = capsys.readouterr().out
