@@ -284,9 +284,9 @@ class Metrics:
         folder = Path(progress["metrics"])
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "metrics.csv"
-        original = Path(progress.pop("copied", "")) / "metrics.csv"
-        if original.is_file() and not self.path.exists():
-            shutil.copyfile(original, self.path)
+        copied = progress.pop("copied", None)
+        if copied and (Path(copied) / "metrics.csv").is_file():
+            shutil.copy(Path(copied) / "metrics.csv", folder)
         with self.path.open("a", newline="") as file:
             file.truncate(min(progress.get("metrics_size", 0), self.size))
             if not self.size:
