@@ -30,9 +30,9 @@ reproduce-awd-scratch-published: setup $(call awd-data,data-ptb)  ## the publish
 
 .PHONY: reproduce-awd-scratch-ablation reproduce-awd-scratch-parity
 reproduce-awd-scratch-ablation: setup data-ptb  ## what explains 91.0, one cause at a time (45 minutes, CPU)
-	$(PY) awd_lstm/scratch/ablation.py causes $(if $(SMOKE),--smoke)
+	$(PY) awd_lstm/scratch/study/ablation.py causes $(if $(SMOKE),--smoke)
 reproduce-awd-scratch-parity: setup data-ptb  ## the readable AWD-LSTM beside awd_lstm/main.py (10 minutes, CPU)
-	$(PY) awd_lstm/scratch/ablation.py parity $(if $(SMOKE),--smoke)
+	$(PY) awd_lstm/scratch/study/ablation.py parity $(if $(SMOKE),--smoke)
 
 .PHONY: demo-awd-scratch
 demo-awd-scratch: setup data-pydoc  ## the demo's readable AWD-LSTM alone
@@ -44,5 +44,5 @@ awd-scratch-demo = $(DEMO) awd-scratch-ptb $(1) -- $(awd-scratch-main) --data da
 	--emsize 32 --nhid 64 --nlayers 2 --batch_size 80 --train_rows 100 --log-interval 50 \
 	--log-dir logs --save model.pt
 
-environment.yml: pyproject.toml awd_lstm/scratch/conda.py  # for conda users
-	$(PY) awd_lstm/scratch/conda.py
+environment.yml: pyproject.toml awd_lstm/scratch/study/conda.py  # for conda users
+	$(PY) awd_lstm/scratch/study/conda.py

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from awd_lstm.scratch.conda import environment
+from awd_lstm.scratch.study.conda import environment
 from awd_lstm.scratch.settings import HYPERPARAMETERS, SWITCHES, destination, parse_args
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,8 @@ import torch
 
 from awd_lstm import checkpoint
 from awd_lstm import main as toolkit
-from awd_lstm.scratch import main, twin
+from awd_lstm.scratch import main
+from awd_lstm.scratch.study import twin
 from awd_lstm.scratch.utils import from_nn_lstm
 from results.loglines import parse_log
 from tests.awd_lstm.small import write_corpus

@@ -1,8 +1,8 @@
 """What explains the published 91.0? One setting changed at a time, on a slice of the Penn Treebank.
 
-    make reproduce-awd-scratch-ablation      (or: python awd_lstm/scratch/ablation.py causes)
-    make reproduce-awd-scratch-parity        (or: python awd_lstm/scratch/ablation.py parity)
-    python awd_lstm/scratch/ablation.py curves
+    make reproduce-awd-scratch-ablation      (or: python awd_lstm/scratch/study/ablation.py causes)
+    make reproduce-awd-scratch-parity        (or: python awd_lstm/scratch/study/ablation.py parity)
+    python awd_lstm/scratch/study/ablation.py curves
 
 `causes`: the paper's recipe with one thing spoiled, the published code with one thing mended, and
 averaging, fine-tuning and the cache on top of the paper's recipe; 40 minutes on one CPU core.
@@ -20,11 +20,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 if __package__ in (None, ""):
     sys.path[0] = str(ROOT)
 
-from awd_lstm.scratch import ablation_report
+from awd_lstm.scratch.study import ablation_report
 from results.store import make_workdir
 
 MAIN = "awd_lstm/scratch/main.py"
@@ -63,7 +63,7 @@ SEEDS = (1, 2, 3)
 PARITY_SIZE = (f"{SIZE} --lr 10 --epochs 2 --batch_size 20 --dropouti 0.4 --dropouth 0.25 "
                "--log-dir logs")
 PARITY = (("toolkit", "awd_lstm/main.py", "--exact-loss"),
-          ("twin", "awd_lstm/scratch/twin.py", "--train_rows 200"),
+          ("twin", "awd_lstm/scratch/study/twin.py", "--train_rows 200"),
           ("scratch", MAIN, "--train_rows 200"))
 
 
@@ -78,9 +78,9 @@ def write_text(folder: Path) -> None:
     known = None
     for split, count in LINES.items():
         with (source / f"{split}.txt").open(encoding="utf-8") as file:
-            head = [line.split() for _, line in zip(range(count), file, strict=False)]
-        known = known or {word for line in head for word in line}
-        text = [" ".join(w if w in known else "<unk>" for w in line) for line in head]
+            first = [line.split() for _, line in zip(range(count), file, strict=False)]
+        known = known or {word for line in first for word in line}
+        text = [" ".join(w if w in known else "<unk>" for w in line) for line in first]
         (folder / f"{split}.txt").write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
@@ -125,13 +125,13 @@ def parity(experiment: Experiment) -> None:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("experiment", choices=("causes", "parity", "curves"))
-    p.add_argument("--smoke", action="store_true", help="a few updates of each run")
-    p.add_argument("--report", action="store_true",
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", choices=("causes", "parity", "curves"))
+    parser.add_argument("--smoke", action="store_true", help="a few updates of each run")
+    parser.add_argument("--report", action="store_true",
                    help="run nothing, write the table of the runs that are done")
-    args = p.parse_args()
+    args = parser.parse_args()
     if args.experiment == "curves":
         out = ROOT / "results" / "awd-scratch-curves"
         ablation_report.curves(out / "published.csv", ROOT / "results/records/awd-scratch-ptb",

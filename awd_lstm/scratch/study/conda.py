@@ -1,6 +1,6 @@
 """Writes environment.yml at the repository's root, for conda users, from pyproject.toml's list.
 
-    python awd_lstm/scratch/conda.py            (make environment.yml)
+    python awd_lstm/scratch/study/conda.py            (make environment.yml)
     conda env create -f environment.yml
     conda activate awdlstm
 """
@@ -9,7 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 HEAD = """\
 # Written by `make environment.yml` from pyproject.toml; do not edit.

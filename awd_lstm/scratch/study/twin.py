@@ -1,6 +1,6 @@
 """main.py with the initial weights and the dropout masks of awd_lstm/main.py at the same --seed.
 
-    python awd_lstm/scratch/twin.py --seed 1 ...     (ablation.py parity runs it)
+    python awd_lstm/scratch/study/twin.py --seed 1 ...     (ablation.py parity runs it)
 
 Two runs of different programs differ by chance, in the first epochs by some percent; this takes
 the chance away, so that what is left of a difference would be one in the mathematics. Two things
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 if __package__ in (None, ""):
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 import torch
 from torch import Tensor

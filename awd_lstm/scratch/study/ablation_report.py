@@ -23,7 +23,7 @@ def collect(folder: Path, out: Path, names: list[str]) -> dict[str, dict]:
     return found
 
 
-def after(run: dict, epoch: int, name: str = "valid_ppl") -> float:
+def value_at(run: dict, epoch: int, name: str = "valid_ppl") -> float:
     """A number of an epoch's end."""
     return next(point[name] for point in run["curve"] if point["epoch"] == epoch)
 
@@ -32,7 +32,7 @@ def last(run: dict, name: str = "valid_ppl") -> float:
     return run["curve"][-1][name]
 
 
-def head(title: str, runs: dict[str, dict], command: str, text: str) -> list[str]:
+def heading(title: str, runs: dict[str, dict], command: str, text: str) -> list[str]:
     some = next(iter(runs.values()))
     minutes = sum(run["wall_seconds"] for run in runs.values()) / 60
     return [f"# {title}", "", f"Written by `{command}`; numbers: [runs.json](runs.json). "
@@ -54,7 +54,7 @@ def causes(folder: Path, out: Path, variants, more) -> None:
     more = [variant for variant in more if variant[0] in runs]
     papers = [last(run) for name, run in runs.items() if name.startswith("paper")]
     mean = statistics.mean(papers)
-    lines = head(
+    lines = heading(
         "What explains the published 91.0", runs, "make reproduce-awd-scratch-ablation",
         "A slice of the Penn Treebank and a small model: these numbers rank causes, they are not "
         "those of the full task. Validation perplexity after some epochs, perplexity on training "
@@ -80,7 +80,7 @@ def causes_table(runs: dict, variants, mean: float) -> list[str]:
     for name, flags, what in variants:
         run = runs[name]
         rows.append([what, f"`{flags}`" if flags else "", f"{run['final']['params']:,}",
-                     *(f"{after(run, epoch):.1f}" for epoch in epochs),
+                     *(f"{value_at(run, epoch):.1f}" for epoch in epochs),
                      f"{last(run, 'train_ppl'):.1f}", f"{last(run) - mean:+.1f}"])
     heads = [f"epoch {epoch}" for epoch in epochs]
     return table(["run", "flags", "parameters", *heads, "train", "difference"], rows)
@@ -97,9 +97,9 @@ def draw_causes(runs: dict, variants, path: Path) -> None:
     for name, color in zip(shown, COLORS, strict=True):
         if name not in runs:
             continue
-        epochs = [point["epoch"] for point in runs[name]["curve"]]
-        left.plot(epochs, [p["valid_ppl"] for p in runs[name]["curve"]], color=color, label=name,
-                  marker="o", markersize=3)
+        curve = runs[name]["curve"]
+        left.plot([point["epoch"] for point in curve], [point["valid_ppl"] for point in curve],
+                  color=color, label=name, marker="o", markersize=3)
     left.set(xlabel="epoch", ylabel="validation perplexity", yscale="log")
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_formatter("{x:g}")
@@ -127,7 +127,7 @@ def parity(folder: Path, out: Path, seeds) -> None:
         means[kind] = statistics.mean(values)
         rows.append([what, *(f"{v:.2f}" for v in values), f"{means[kind]:.2f}",
                      f"{100 * (means[kind] / means['toolkit'] - 1):+.2f} %"])
-    lines = head("The readable AWD-LSTM beside awd_lstm/main.py", runs,
+    lines = heading("The readable AWD-LSTM beside awd_lstm/main.py", runs,
                  "make reproduce-awd-scratch-parity",
                  "Same settings, a slice of the Penn Treebank, all dropouts on, two epochs; "
                  "validation perplexity after the last. The twin (twin.py) starts from the "
@@ -163,8 +163,8 @@ def curves(table_path: Path, records: Path, path: Path) -> None:
     for number, file in enumerate(sorted(records.glob("*.json"))):
         for step in read_json(file)["steps"]:
             if step["step"] == "main":
-                axes.plot([p["epoch"] for p in step["curve"]],
-                          [p["valid_ppl"] for p in step["curve"]], color=COLORS[0],
+                axes.plot([point["epoch"] for point in step["curve"]],
+                          [point["valid_ppl"] for point in step["curve"]], color=COLORS[0],
                           linestyle=("-", "--", ":")[number % 3], label=f"ours, {file.stem}")
     axes.axhline(61.2, color=COLORS[2], linewidth=1, label="authors (61.2)")
     axes.set(xlabel="epoch", ylabel="validation perplexity, Penn Treebank", yscale="log")
