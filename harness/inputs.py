@@ -1,0 +1,41 @@
+"""What a run reads: prepared by one process for all, known again by its content."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from lightning_fabric import Fabric
+
+from harness.endings import BadInput
+
+Loaded = TypeVar("Loaded")
+
+
+def load_in_turn(fabric: Fabric | None, load: Callable[[], Loaded], what: str,
+                 hint: str = "") -> Loaded:
+    """What load() returns; the first process prepares (and caches) it, then the others read.
+
+    what, hint: before and after the message of BadInput, raised if load raises FileNotFoundError
+    (with the hint) or ValueError.
+    """
+    try:
+        if fabric is None or fabric.world_size == 1:
+            return load()
+        with fabric.rank_zero_first():
+            return load()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BadInput(f"{what}: {error}{f'; {hint}' if hint else ''}") from error
+    except ValueError as error:
+        raise BadInput(f"{what}: {error}") from error
+
+
+def digest_of(path: Path | str) -> str:
+    """SHA-256 of a file's content; of a folder, of its files' names and contents."""
+    path, digest = Path(path), hashlib.sha256()
+    if path.is_dir():
+        for each in sorted(p for p in path.rglob("*") if p.is_file()):
+            digest.update(f"{each.relative_to(path)}\0{digest_of(each)}\0".encode())
+        return digest.hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
