@@ -34,12 +34,14 @@ from trellisnet.environment import keep_freed_memory
 from trellisnet.levels import compiled_gates, trellis_levels
 
 FULL = dict(emsize=400, hidden=1400, nout=400, levels=58, length=110, start=58, batch=4,
-            taps=(11, 23, 35, 47), kernel=2)  # word_ptb.py's defaults, 1000 + 400 channels
-SMALL = FULL | dict(emsize=100, hidden=350, nout=100, levels=24, length=50, start=24, taps=(11, 23))
+            aux_levels=(11, 23, 35, 47), kernel=2)  # word_ptb.py's defaults, 1000 + 400 channels
+SMALL = FULL | dict(emsize=100, hidden=350, nout=100, levels=24, length=50, start=24,
+                     aux_levels=(11, 23))
 
 
-def plain_conv1d(x, weight1, weight2, bias, h0, c0, mask, levels, nout, start, taps):
-    """Dilation 1; x (N, E, L), h0, c0 and mask (N, H, 1) -> output and taps, (L-start, N, nout)."""
+def plain_conv1d(x, weight1, weight2, bias, h0, c0, mask, levels, nout, start, aux_levels):
+    """Dilation 1; x (N, E, L), h0, c0 and mask (N, H, 1) -> output (L-start, N, nout), and those of
+    the auxiliary levels."""
     length, pad = x.shape[2], weight2.shape[2] - 1
     h = x.new_zeros(len(x), weight2.shape[1], length)
     c = torch.zeros_like(h)
@@ -55,7 +57,7 @@ def plain_conv1d(x, weight1, weight2, bias, h0, c0, mask, levels, nout, start, t
         c = f.sigmoid() * c_below + i.sigmoid() * g.tanh()
         h = o.sigmoid() * c.tanh()
         outputs.append(h[:, -nout:, start:].permute(2, 0, 1))
-    return outputs[-1], torch.stack([outputs[tap] for tap in taps])
+    return outputs[-1], torch.stack([outputs[level] for level in aux_levels])
 
 
 class Step:
@@ -79,7 +81,7 @@ class Step:
         keep = torch.rand(s.batch, s.hidden, generator=gen) > 0.28
         self.mask = keep.to(self.device) / 0.72
         shape = (s.length - s.start, s.batch, s.nout)
-        self.factors = [randn(*shape).detach(), randn(len(s.taps), *shape).detach()]
+        self.factors = [randn(*shape).detach(), randn(len(s.aux_levels), *shape).detach()]
 
     def ours(self):
         s, args = argparse.Namespace(**self.size), self.args
@@ -89,7 +91,7 @@ class Step:
         def forward():
             return trellis_levels(
                 x, w1.permute(1, 2, 0), w2.permute(1, 2, 0), *state, self.mask, (1,) * s.levels,
-                s.nout, s.start, s.taps, checkpoint=args.checkpoint, fir=args.fir,
+                s.nout, s.start, s.aux_levels, checkpoint=args.checkpoint, fir=args.fir,
                 fuse=compiled_gates() if args.compile else None)[:2]
 
         return self.timed(forward, leaves)
@@ -101,7 +103,8 @@ class Step:
         leaves = [t.detach().contiguous().requires_grad_() for t in given]
 
         def forward():
-            return plain_conv1d(*leaves, self.mask[..., None], s.levels, s.nout, s.start, s.taps)
+            return plain_conv1d(*leaves, self.mask[..., None], s.levels, s.nout, s.start,
+                                s.aux_levels)
 
         seconds, grads = self.timed(forward, leaves)
         dx, dw1, dw2, dbias, dh0, dc0 = grads

@@ -1,6 +1,6 @@
 """What the three language models share: the model, its loss, and how a text is read.
 
-Letters: L time steps, N batch columns, E word vector, V vocabulary, M auxiliary outputs,
+Notation: L time steps, N batch columns, E word vector, V vocabulary, M auxiliary outputs,
 m experts of the mixture of softmaxes.
 """
 
@@ -85,8 +85,8 @@ class TrellisNetLM(nn.Module):
         raw, aux, hidden = self.tnet(x, hidden, start)
         dropped = locked_dropout(raw, self.dropout, self.training)
         if self.training and self.dropout and len(aux):
-            taps, _, batch, nout = aux.shape                            # a mask for each tap
-            mask = dropout_mask(aux, (batch, taps, 1, nout), self.dropout)
+            levels, _, batch, nout = aux.shape                          # a mask for each level
+            mask = dropout_mask(aux, (batch, levels, 1, nout), self.dropout)
             aux = aux * mask.permute(1, 2, 0, 3)
         return Output(raw, dropped, aux, hidden)
 
@@ -101,10 +101,10 @@ class TrellisNetLM(nn.Module):
         tap), the same at all time steps. None for ones."""
         if not self.mixsoft or not self.training or not self.dropoutl:
             return None
-        *taps, _, batch, _ = output.shape
-        shape = (batch, *taps, 1, self.mixsoft.latent.out_features)
+        *levels, _, batch, _ = output.shape
+        shape = (batch, *levels, 1, self.mixsoft.latent.out_features)
         mask = dropout_mask(output, shape, self.dropoutl)
-        return mask.permute(1, 2, 0, 3) if taps else mask.permute(1, 0, 2)
+        return mask.permute(1, 2, 0, 3) if levels else mask.permute(1, 0, 2)
 
 
 class MixtureOfSoftmaxes(nn.Module):
@@ -188,7 +188,7 @@ class TrainingLoss(nn.Module):
         targets = targets[start:]
         raw = total = self.cross_entropy(out.dropped, targets)
         aux = raw.new_zeros(())
-        if self.aux > 0 and len(out.aux):  # the sum over taps of the mean over rows
+        if self.aux > 0 and len(out.aux):  # the sum over levels of the mean over rows
             copies = targets.expand(len(out.aux), *targets.shape)
             aux = self.aux * len(out.aux) * self.cross_entropy(out.aux, copies)
             total = total + aux

@@ -127,7 +127,7 @@ def run_language_model(args: Namespace, fabric: Fabric, corpus: Corpus,
     with bad_input():
         loss = build(args, len(corpus))
     run = LanguageModelRun(args, fabric, loss, corpus, recipe)
-    if args.aux > 0 and not loss.model.tnet.taps:
+    if args.aux > 0 and not loss.model.tnet.aux_levels:
         print(f"--aux: {args.nlevels} levels have no auxiliary output at --aux_freq "
               f"{args.aux_freq:g}", file=sys.stderr)
     if loss.model.mixsoft:

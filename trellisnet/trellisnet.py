@@ -8,7 +8,8 @@ share one kernel, with the input injected at every level and an LSTM cell as its
 where h', c' are those of the level below: zero below the first, the given h0, c0 left of time 0.
 The paper's equation (12) orders the gates differently, which only permutes the rows of the weights.
 
-Letters: L time steps, N batch, E input channels, H hidden channels, k kernel size, d dilation.
+Notation: L time steps, t one of them, N batch, E input channels, H hidden channels, k kernel size,
+j a tap of the kernel (k-1 is the present step), d dilation, m hidden dropout's mask.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.dropout import check_rate, dropout_mask
-from trellisnet.last import strides, trellis_last
+from trellisnet.last_output import strides, trellis_last
 from trellisnet.levels import compiled_gates, trellis_levels
 
 Hidden = tuple[Tensor, Tensor]
@@ -63,7 +64,7 @@ class TrellisNet(nn.Module):
         self.dropouth, self.wnorm = dropouth, wnorm
         self.wdrop, self.temporalwdrop = wdrop, temporalwdrop
         self.dilations = tuple(dilation[i % len(dilation)] for i in range(nlevels))
-        self.taps = aux_levels(nlevels, aux_frequency)
+        self.aux_levels = choose_aux_levels(nlevels, aux_frequency)
         self.plain, self.checkpoint_levels, self.fir = False, 0, False
         self.fuse: tuple | None = None
         self._make_parameters()
@@ -126,10 +127,10 @@ class TrellisNet(nn.Module):
         weights = self.effective_weight("weight1"), self.effective_weight("weight2")
         h0, c0 = self.init_hidden(x.shape[1]) if hidden is None else hidden
         given = (x, *weights, self.bias2, h0, c0, self.hidden_mask(x), self.dilations, self.nout,
-                 start, self.taps)
+                 start, self.aux_levels)
         if self.plain:
             out, aux, h, c = trellis_plain(*given)
-        elif start == len(x) - 1 and not self.taps and max(strides(self.dilations)) > 1:
+        elif start == len(x) - 1 and not self.aux_levels and max(strides(self.dilations)) > 1:
             out, h, c = trellis_last(*given[:9])
             aux = out.new_zeros(0, *out.shape)
         else:
@@ -142,7 +143,7 @@ class TrellisNet(nn.Module):
         self.fuse = compiled_gates()
 
 
-def aux_levels(nlevels: int, frequency: float) -> tuple[int, ...]:
+def choose_aux_levels(nlevels: int, frequency: float) -> tuple[int, ...]:
     """Levels (from 0) with an auxiliary output: every `frequency`-th; none if frequency <= 0."""
     if frequency <= 0:
         return ()
@@ -162,7 +163,7 @@ def tap_major(weight: Tensor) -> Tensor:
 
 def trellis_plain(x: Tensor, weight1: Tensor, weight2: Tensor, bias: Tensor, h0: Tensor, c0: Tensor,
                   mask: Tensor | None, dilations: tuple[int, ...], nout: int, start: int = 0,
-                  taps: tuple[int, ...] = ()) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+                  aux_levels: tuple[int, ...] = ()) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The equations as they stand, every position of every level: the reference for
     `trellis_levels`, with its arguments and results."""
     k = weight1.shape[-1]
@@ -180,7 +181,7 @@ def trellis_plain(x: Tensor, weight1: Tensor, weight2: Tensor, bias: Tensor, h0:
         delayed = torch.cat([c0.expand(-1, -1, d), c], -1)[..., :steps]  # c'(t - d)
         c = f.sigmoid() * delayed + i.sigmoid() * g.tanh()
         h = o.sigmoid() * c.tanh()
-        if level in taps:
+        if level in aux_levels:
             aux.append(h)
 
     def outputs(h: Tensor) -> Tensor:

@@ -67,7 +67,7 @@ def build_lm(case):
     return config, model
 
 
-def taps_first(aux):
+def columns_first(aux):
     """(M, L, N, C) -> the recorded (N, M, L, C)."""
     return aux.permute(2, 0, 1, 3)
 
@@ -90,9 +90,9 @@ def language_model(path, tmp_path, monkeypatch):
     for ours, name in zip(out.hidden, "hc", strict=True):
         compare(ours.unsqueeze(-1), case[f"eval/{name}"], name)
     if "eval/aux_decoded" in case:
-        compare(taps_first(model.decode(out.aux)), case["eval/aux_decoded"], "aux decoded")
+        compare(columns_first(model.decode(out.aux)), case["eval/aux_decoded"], "aux decoded")
     if "eval/aux_outputs_nodecode" in case:
-        compare(taps_first(out.aux), case["eval/aux_outputs_nodecode"], "aux outputs")
+        compare(columns_first(out.aux), case["eval/aux_outputs_nodecode"], "aux outputs")
     model.train()
     training_step(case, config, model, hidden)
 

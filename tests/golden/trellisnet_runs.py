@@ -136,12 +136,12 @@ def training(case, result):
     np.testing.assert_allclose(of_metric(result, "valid_loss"), case["val_losses"], atol=1e-5)
     np.testing.assert_allclose(of_metric(result, "test_loss"), case["test_losses"], atol=1e-5)
     if steps := case.get("step_losses_raw_then_aux"):
-        taps = len(steps) // case["n_steps"] - 1
-        theirs = np.array(steps).reshape(case["n_steps"], taps + 1)
+        aux = len(steps) // case["n_steps"] - 1
+        theirs = np.array(steps).reshape(case["n_steps"], aux + 1)
         calls = len(result.losses) // case["n_steps"]
         ours = np.array(result.losses).reshape(case["n_steps"], calls)
         np.testing.assert_allclose(ours[:, 0], theirs[:, 0], atol=1e-5)
-        if taps:  # ours are the taps' mean
+        if aux:  # ours are the levels' mean
             np.testing.assert_allclose(ours[:, 1], theirs[:, 1:].mean(1), atol=1e-5)
     head = [timeless(line) for line in result.log if not line.startswith(("Args: ", "Model total"))]
     same_lines(head[:len(case["log_head"])], [timeless(line) for line in case["log_head"]])

@@ -11,7 +11,7 @@ E, H, NOUT = 3, 4, 2
 
 
 def levels_by_the_equations(x, weight1, weight2, bias, h0, c0, mask, dilations, nout, start=0,
-                            taps=()):
+                            aux_levels=()):
     """Level by level, position by position."""
     length, kernel = len(x), weight2.shape[2]
     zero_x, zero_h = torch.zeros_like(x[0]), torch.zeros_like(h0)
@@ -30,7 +30,8 @@ def levels_by_the_equations(x, weight1, weight2, bias, h0, c0, mask, dilations, 
             cs.append(c)
             hs.append(o.sigmoid() * c.tanh())
         outputs.append(torch.stack(hs)[start:, :, h0.shape[1] - nout:])
-    aux = torch.stack([outputs[tap] for tap in taps]) if taps else outputs[-1][None][:0]
+    aux = torch.stack([outputs[level] for level in aux_levels]) if aux_levels \
+        else outputs[-1][None][:0]
     return outputs[-1], aux, hs[-1], cs[-1]
 
 
@@ -78,9 +79,9 @@ def check(ours, theirs, tolerance):
 def test_equals_the_equations(kernel, dilations, length, batch):
     inputs, mask = make_inputs(kernel, length, batch)
     starts = sorted({0, length // 2, length - 1})
-    all_taps = [(), tuple(range(len(dilations)))[:2]]
-    for start, taps, m in itertools.product(starts, all_taps, (None, mask)):
-        args = (m, dilations, NOUT, start, taps)
+    all_aux = [(), tuple(range(len(dilations)))[:2]]
+    for start, aux, m in itertools.product(starts, all_aux, (None, mask)):
+        args = (m, dilations, NOUT, start, aux)
         theirs = results(levels_by_the_equations, inputs, *args)
         for checkpoint in (0, 2):
             check(results(trellis_levels, inputs, *args, checkpoint=checkpoint), theirs, 1e-12)

@@ -39,7 +39,7 @@ DRAWN = {
 
 def test_every_mask(drawn):
     """Order, shape, share of zeros, scale and mean of what a training step draws: a mask has size
-    1 where it is shared (time), and the size of the tensor where it is not (columns, taps)."""
+    1 where it is shared (time), and the size of the tensor where it is not (columns, levels)."""
     loss = loss_of(model(n_experts=3, **RATES), aux=0.1).train()
     text, passes = words(L + 1), 60
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_input_mask_is_shared_over_time():
     assert set(factor.unique().tolist()) == {0, 2}
 
 
-def test_output_masks_are_shared_over_time_but_not_over_taps():
+def test_output_masks_are_shared_over_time_but_not_over_levels():
     net, text = model(dropout=0.5, nout=24, ninp=24).train(), words()
     torch.manual_seed(3)
     out = net(text)

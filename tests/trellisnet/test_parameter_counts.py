@@ -47,5 +47,5 @@ def test_the_split_softmax_adds_its_tails():
     (word_ptb, [12, 24, 36, 48]), (word_wt103, [25, 50, 75]), (char_ptb, [80])],
     ids=["word PTB", "WikiText-103", "char PTB"])
 def test_auxiliary_outputs_of_the_published_models(script, levels):
-    taps = build(script, "", 100).model.tnet.taps
-    assert [level + 1 for level in taps] == levels
+    found = build(script, "", 100).model.tnet.aux_levels
+    assert [level + 1 for level in found] == levels

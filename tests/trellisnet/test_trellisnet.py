@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from trellisnet import trellisnet
-from trellisnet.trellisnet import TrellisNet, aux_levels, row_norm, tap_major, trellis_plain
+from trellisnet.trellisnet import TrellisNet, choose_aux_levels, row_norm, tap_major, trellis_plain
 
 E, N, L = 3, 2, 9
 
 
-def by_positions(x, weight1, weight2, bias, h0, c0, mask, dilations, nout, start=0, taps=()):
+def by_positions(x, weight1, weight2, bias, h0, c0, mask, dilations, nout, start=0, aux_levels=()):
     """Every level, every position, every tap, one at a time."""
     k = weight1.shape[-1]
     zero = torch.zeros_like(h0)
@@ -32,7 +32,7 @@ def by_positions(x, weight1, weight2, bias, h0, c0, mask, dilations, nout, start
             c = f.sigmoid() * (below[t - d][1] if t >= d else c0) + i.sigmoid() * g.tanh()
             here.append((o.sigmoid() * c.tanh(), c))
         below = here
-        if level in taps:
+        if level in aux_levels:
             aux.append(torch.stack([h for h, _ in here])[start:, :, -nout:])
     out = torch.stack([h for h, _ in below])[start:, :, -nout:]
     return out, torch.stack(aux) if aux else out.new_zeros(0, *out.shape), *below[-1]
@@ -53,9 +53,9 @@ def assert_same(ours, theirs, atol):
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
-@pytest.mark.parametrize(("dilations", "taps"), [((1, 1, 1), (0, 2)), ((1, 2, 4), (1,)),
+@pytest.mark.parametrize(("dilations", "aux"), [((1, 1, 1), (0, 2)), ((1, 2, 4), (1,)),
                                                  ((5,), ())], ids=str)
-def test_plain_is_the_equations(k, dilations, taps):
+def test_plain_is_the_equations(k, dilations, aux):
     torch.manual_seed(0)
     size = 4
     inputs = [0.7 * torch.randn(*shape, dtype=torch.float64) for shape in (
@@ -63,7 +63,7 @@ def test_plain_is_the_equations(k, dilations, taps):
     for value in inputs:
         value.requires_grad_()
     mask = torch.tensor([[0, 2, 0, 2], [2, 2, 0, 0]], dtype=torch.float64)
-    rest = (mask, dilations, 3, 2, taps)
+    rest = (mask, dilations, 3, 2, aux)
     ours, theirs = trellis_plain(*inputs, *rest), by_positions(*inputs, *rest)
     assert_same(ours, theirs, 1e-12)
     assert_same(gradients(ours, inputs), gradients(theirs, inputs), 1e-11)
@@ -103,7 +103,7 @@ def test_fast_equals_plain(name, start):
                      for s in ((L, N, E), (N, 5), (N, 5)))
         out, aux, hidden = model(x, (h0, c0), start)
         assert out.shape == (L - start, N, 2)
-        assert aux.shape == (len(model.taps), L - start, N, 2)
+        assert aux.shape == (len(model.aux_levels), L - start, N, 2)
         outputs = (out, aux, *hidden)
         results.append((outputs, gradients(outputs, [x, h0, c0, *model.parameters()])))
     for ours, theirs in zip(*results, strict=True):
@@ -133,7 +133,7 @@ def test_carried_state_enters_at_every_level():
     (4, -1, ()), (11, 12, ()), (12, 12, (11,))])
 def test_aux_levels(nlevels, frequency, expected):
     """Level l, counted from 0, if l mod frequency = frequency - 1; the frequency is a float."""
-    assert aux_levels(nlevels, frequency) == expected
+    assert choose_aux_levels(nlevels, frequency) == expected
 
 
 def test_receptive_field():

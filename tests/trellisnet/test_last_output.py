@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trellisnet.last import strides, trellis_last
+from trellisnet.last_output import strides, trellis_last
 from trellisnet.trellisnet import trellis_plain
 
 
