@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.tnn_operator import median
 from tnn import TnnModel
-from tnn.recurrence import MEMORIES
+from tnn.network.recurrence import MEMORIES
 
 ROOT = Path(__file__).resolve().parents[1]
 VOCABULARY, WIDTH, LAYERS, NEW = 5000, 256, 3, 20

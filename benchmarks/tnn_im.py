@@ -23,10 +23,10 @@ import timm
 import torch
 from torch.nn.functional import cross_entropy
 
-from tnn.glu import GLU
-from tnn.im import mixing
 from tnn.im.model import Gtu2d, TnnVit, build, channels_first, stacked_matrices
-from tnn.norms import rms_normalized
+from tnn.network import grid as mixing
+from tnn.network.glu import GLU
+from tnn.network.norms import rms_normalized
 from tnn.runs import keep_freed_memory
 
 ARCH = "tnn_vit_e3g1_tiny_rpe_l1_90_prenorm"

@@ -28,7 +28,7 @@ from tnn.lra.baselines import Transformer
 from tnn.lra.model import GluBlock, LraModel
 from tnn.lra.norms import BatchNorm
 from tnn.lra.settings import TASKS, model_arguments, published_arch, settings_of
-from tnn.lra.units import TNO, TNO2d
+from tnn.lra.token_mixers import TNO, TNO2d
 from tnn.lra.utils import make_optimizer
 from tnn.runs import keep_freed_memory
 

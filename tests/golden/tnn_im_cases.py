@@ -17,7 +17,7 @@ from tnn.im.data import EpochSampler, eval_transform
 from tnn.im.mixup import Mixup
 from tnn.im.model import Block, Gtu2d, TnnVit, build
 from tnn.im.utils import make_optimizer, make_schedule, soft_cross_entropy
-from tnn.tno import Tno
+from tnn.network.tno import Tno
 
 
 def values(ours, theirs, what):

@@ -11,13 +11,13 @@ import torch
 
 from tests.golden import tnn_lm_runs as runs
 from tests.golden.case import Case, close
-from tnn.activations import activation
-from tnn.block import TnnBlock
-from tnn.glu import GLU, GLUv2
-from tnn.gtu import GTUS, Gtu
-from tnn.layer import TnnLayer
-from tnn.norms import norm
-from tnn.tno import Tno
+from tnn.network.activations import activation
+from tnn.network.block import TnnBlock
+from tnn.network.glu import GLU, GLUv2
+from tnn.network.gtu import GTUS, Gtu
+from tnn.network.layer import TnnLayer
+from tnn.network.norms import norm
+from tnn.network.tno import Tno
 
 SHAPE_ONLY = ("kind", "n", "b", "layout")  # entries of a configuration that say what x is
 

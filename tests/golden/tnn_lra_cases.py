@@ -10,7 +10,7 @@ from tests.golden.tnn_lra_data import ADAPTERS as DATA_ADAPTERS
 from tnn.lra.model import GluBlock, LraModel
 from tnn.lra.norms import Norm
 from tnn.lra.toeplitz import Toeplitz
-from tnn.lra.units import MIXERS
+from tnn.lra.token_mixers import MIXERS
 from tnn.lra.utils import cosine_factor, make_optimizer
 
 PE = "encoder.1.pe"  # files hold its first rows only

@@ -16,7 +16,7 @@ from fairseq.models.roberta import model as fairseq_roberta
 
 import tnn.fairseq_plugin.roberta as tnn_roberta
 from tests.golden.tnn_lm_runs import Task, build, loss_sum
-from tnn import architectures
+from tnn.lm import architectures
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests/golden/cases/tnn_lm/cli/data-bin"
@@ -89,7 +89,7 @@ def test_model_name_is_no_architecture():
 
 
 def test_unknown_architecture_in_one_line():
-    done = subprocess.run([sys.executable, "-m", "tnn.architectures", "tno_glu_lm"], cwd=ROOT,
+    done = subprocess.run([sys.executable, "-m", "tnn.lm.architectures", "tno_glu_lm"], cwd=ROOT,
                           capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "tnn_v2_decay_99_pre" in done.stderr

@@ -206,7 +206,7 @@ def watch_masks(path: Path) -> None:
         return y
     torch.Tensor.bernoulli_, torch.nn.functional.dropout = bernoulli_, dropout
 
-    from tnn.lra import fused
+    from tnn.network import fused
     own_bits = fused.random_bits
 
     def random_bits(count, p):

@@ -11,10 +11,10 @@ from fairseq.modules import AdaptiveInput
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.utils import safe_getattr
 
-from tnn.architectures import ARCHITECTURES, COMMON
-from tnn.block import TnnBlock
 from tnn.fairseq_plugin.options import TnnLanguageModelConfig, block_options, set_defaults
-from tnn.recurrence import Window
+from tnn.lm.architectures import ARCHITECTURES, COMMON
+from tnn.network.block import TnnBlock
+from tnn.network.recurrence import Window
 
 
 class DecoderLayer(TnnBlock):

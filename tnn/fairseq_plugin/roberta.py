@@ -11,9 +11,9 @@ from fairseq.models.transformer import TransformerEncoder
 from fairseq.modules.transformer_sentence_encoder import init_bert_params
 from fairseq.utils import safe_getattr
 
-from tnn.architectures import MASKED_ARCHITECTURES, MASKED_COMMON
-from tnn.block import TnnBlock
 from tnn.fairseq_plugin.options import block_options, set_defaults
+from tnn.lm.architectures import MASKED_ARCHITECTURES, MASKED_COMMON
+from tnn.network.block import TnnBlock
 
 
 class EncoderLayer(TnnBlock):

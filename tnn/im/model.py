@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from tnn.activations import activation
-from tnn.glu import GLU
-from tnn.im.mixing import DENSE_UP_TO, gated, mixed, toeplitz_rows
 from tnn.im.pointwise import norm_named, silu_product
-from tnn.tno import Tno
-from tnn.toeplitz import toeplitz_product
+from tnn.network.activations import activation
+from tnn.network.glu import GLU
+from tnn.network.grid import DENSE_UP_TO, gated, mixed, toeplitz_rows
+from tnn.network.tno import Tno
+from tnn.network.toeplitz import toeplitz_product
 
 RPE_ACTS = ("relu", "silu")
 

@@ -6,21 +6,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
-from tnn.norms import EPS, norm
-from tnn.toeplitz import HALF
+from tnn.network.norms import EPS, norm
+from tnn.network.toeplitz import HALF
 
 silu_backward = torch.ops.aten.silu_backward.grad_input
 
 
 class SimpleRMSNorm(nn.Module):
-    """tnn.norms.rms_normalized over the last axis, with the same gradient at the zero vector."""
+    """tnn.network.norms.rms_normalized over the last axis, with the same gradient at the zero vector."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _Normalized.apply(x)
 
 
 def norm_named(name: str, width: int) -> nn.Module:
-    """tnn.norms.norm, the published one in the form above."""
+    """tnn.network.norms.norm, the published one in the form above."""
     return SimpleRMSNorm() if name == "simplermsnorm" else norm(name, width)
 
 

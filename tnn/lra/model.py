@@ -9,10 +9,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from tnn.glu import GLU
-from tnn.lra.fused import add_dropped, dropout, glu
 from tnn.lra.norms import Norm
-from tnn.lra.units import MIXERS
+from tnn.lra.token_mixers import MIXERS
+from tnn.network.fused import add_dropped, dropout, glu
+from tnn.network.glu import GLU
 
 LONGEST = 16384  # positions that the position encoding is made for
 

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tnn.activations import activation
 from tnn.lra.rpe import RpeV4
-from tnn.rpe import Rpe
-from tnn.toeplitz import (
+from tnn.network.activations import activation
+from tnn.network.rpe import Rpe
+from tnn.network.toeplitz import (
     DENSE_UP_TO,
     kernel_spectrum,
     toeplitz_matrix,

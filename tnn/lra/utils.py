@@ -8,7 +8,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from tnn.lra.units import TNO
+from tnn.lra.token_mixers import TNO
 
 EPOCH_LINE = ("epoch {epoch} | step {step} | lr {lr:.2e} | train loss {train_loss:.4f} acc "
               "{train:.2f} | val loss {val_loss:.4f} acc {val:.2f} | test loss {test_loss:.4f} acc "

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tnn.glu import GLU
-from tnn.im import mixing
-from tnn.im.mixing import gated, gated_plain, mixed, mixed_plain, toeplitz_rows
+from tnn.network.glu import GLU
+from tnn.network import grid as mixing
+from tnn.network.grid import gated, gated_plain, mixed, mixed_plain, toeplitz_rows
 from tnn.im.model import (
     ARCHITECTURES,
     Block,
@@ -19,8 +19,8 @@ from tnn.im.model import (
     stacked_matrices,
 )
 from tnn.im.pointwise import SimpleRMSNorm, silu_product
-from tnn.norms import rms_normalized
-from tnn.toeplitz import toeplitz_matrix
+from tnn.network.norms import rms_normalized
+from tnn.network.toeplitz import toeplitz_matrix
 
 SMALL = {"patch_size": 4, "embed_dim": 16, "rpe_embdding": 8, "num_heads": 2, "glu_dim": 16,
          "depth": 3, "num_classes": 5, "use_decay": True, "gamma": 0.9, "rpe_layers": 1,

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tnn.lra import fused, units
+from tnn.lra import token_mixers as units
+from tnn.network import fused
 from tnn.lra.baselines import MIXERS, Transformer
 from tnn.lra.model import GluBlock, LraModel, pooled
 from tnn.lra.norms import NORMS, Norm
 from tnn.lra.settings import TASKS, model_arguments, published_arch, settings_of
 from tnn.lra.toeplitz import Toeplitz
-from tnn.lra.units import TNO, TNO2d
+from tnn.lra.token_mixers import TNO, TNO2d
 from tnn.lra.utils import counts
 
 

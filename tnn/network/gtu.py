@@ -6,9 +6,9 @@ Letters: b batch, n length, e width, k = expand_ratio * e rounded down to a mult
 import torch
 from torch import Tensor, nn
 
-from tnn.activations import activation
-from tnn.norms import norm
-from tnn.tno import Tno
+from tnn.network.activations import activation
+from tnn.network.norms import norm
+from tnn.network.tno import Tno
 
 
 class Gtu(nn.Module):

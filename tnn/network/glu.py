@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tnn.activations import activation
+from tnn.network.activations import activation
 
 
 class GLU(nn.Module):

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tnn.lra.fused import activated, channels_first, channels_last, dropout, gated
 from tnn.lra.toeplitz import Toeplitz, lra_activation
-from tnn.norms import norm
+from tnn.network.fused import activated, channels_first, channels_last, dropout, gated
+from tnn.network.norms import norm
 
 DENSE_UP_TO = 256  # along axes up to this length the 2-D unit multiplies dense Toeplitz matrices
 

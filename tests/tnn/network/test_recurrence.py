@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tnn import TnnModel, Tno
-from tnn.generate import generate, sampler
-from tnn.recurrence import MEMORIES, StateSpace, Window, lags_needed
+from tnn.lm.generate import generate, sampler
+from tnn.network.recurrence import MEMORIES, StateSpace, Window, lags_needed
 
 
 def operator(**options):

@@ -21,7 +21,7 @@ silu_backward = torch.ops.aten.silu_backward.grad_input
 
 
 def toeplitz_rows(t: Tensor, n: int) -> Tensor:
-    """tnn.toeplitz.toeplitz_matrix, a row of all matrices at a time: t (..., L) -> (..., n, n)."""
+    """tnn.network.toeplitz.toeplitz_matrix, a row of all matrices at a time: t (..., L) -> (..., n, n)."""
     return _ToeplitzRows.apply(t, n)
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from tnn import toeplitz, toeplitz_cpu
-from tnn.toeplitz import (
+from tnn.network import toeplitz, toeplitz_cpu
+from tnn.network.toeplitz import (
     fft_length,
     kernel_spectrum,
     toeplitz_matrix,

@@ -4,10 +4,10 @@ that package lacks. Letters: b batch, n length, e width, V vocabulary."""
 import torch
 from torch import Tensor, nn
 
-from tnn.glu import GLU
-from tnn.gtu import Gtu
-from tnn.norms import norm
-from tnn.tno import Tno
+from tnn.network.glu import GLU
+from tnn.network.gtu import Gtu
+from tnn.network.norms import norm
+from tnn.network.tno import Tno
 
 
 class TnnLayer(nn.Module):

@@ -15,8 +15,8 @@ import math
 import torch
 from torch import Tensor
 
-from tnn.tno import Tno, lags_until
-from tnn.toeplitz import toeplitz_product
+from tnn.network.tno import Tno, lags_until
+from tnn.network.toeplitz import toeplitz_product
 
 
 def lags_needed(tno: Tno, longest: int) -> int:

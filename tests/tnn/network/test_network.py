@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tnn import GtuV1, TnnBlock, TnnLayer, TnnModel, Tno
-from tnn.tno import powers
+from tnn.network.tno import powers
 
 
 def operator(**options):

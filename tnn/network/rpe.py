@@ -4,9 +4,9 @@
 import torch
 from torch import Tensor, nn
 
-from tnn.activations import activation
-from tnn.norms import norm
-from tnn.toeplitz import HALF
+from tnn.network.activations import activation
+from tnn.network.norms import norm
+from tnn.network.toeplitz import HALF
 
 
 class Activation(nn.Module):

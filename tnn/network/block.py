@@ -4,9 +4,9 @@ figure 2). Letters: b batch, n length, e width."""
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tnn.glu import GLU, GLUv2
-from tnn.gtu import GTUS
-from tnn.norms import norm
+from tnn.network.glu import GLU, GLUv2
+from tnn.network.gtu import GTUS
+from tnn.network.norms import norm
 
 
 class _TokenMixer(nn.Module):

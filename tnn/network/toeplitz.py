@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from tnn import toeplitz_cpu
+from tnn.network import toeplitz_cpu
 
 HALF = (torch.float16, torch.bfloat16)
 # Up to here the dense product is used. On a CPU transforms win from n = 4 on, whatever the batch

@@ -9,9 +9,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from tnn.activations import activation
-from tnn.rpe import Rpe
-from tnn.toeplitz import (
+from tnn.network.activations import activation
+from tnn.network.rpe import Rpe
+from tnn.network.toeplitz import (
     DENSE_UP_TO,
     HALF,
     kernel_spectrum,
