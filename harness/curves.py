@@ -54,8 +54,7 @@ class Curves:
         self.folder, self.path = folder, folder / "metrics.csv"
         cut(self.path, size)
         if not self.size:
-            with self.path.open("a", newline="") as file:
-                csv.writer(file).writerow(COLUMNS)
+            self._append([COLUMNS])
         text = json.dumps(settings, indent=1)
         files.replace(folder / "args.json", lambda file: file.write(f"{text}\n".encode()))
         self.board = SummaryWriter(str(folder), purge_step=step + 1)
@@ -68,11 +67,13 @@ class Curves:
 
     def log(self, step: int, epoch: int, values: dict[str, float]) -> None:
         """One row per value; `train_loss` becomes train/loss on the board."""
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerows([step, epoch, name, repr(float(value))]
-                                       for name, value in values.items())
+        self._append([step, epoch, name, repr(float(value))] for name, value in values.items())
         for name, value in values.items():
             self.board.add_scalar(name.replace("_", "/", 1), value, step)
+
+    def _append(self, rows) -> None:
+        with files.naming(self.path), self.path.open("a", newline="") as file:
+            csv.writer(file).writerows(rows)
 
     def close(self) -> None:
         self.board.close()
@@ -95,13 +96,13 @@ class TextLog:
         return self.path.stat().st_size
 
     def write(self, text: str) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        with files.naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(f"{text}\n")
 
 
 def cut(path: Path, size: int) -> None:
     """Shortens a file to `size` bytes; one that is gone starts anew."""
-    with path.open("ab") as file:
+    with files.naming(path), path.open("ab") as file:
         file.truncate(min(size, path.stat().st_size))
 
 

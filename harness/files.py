@@ -17,6 +17,7 @@ import pickle
 import sys
 import tarfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -70,22 +71,31 @@ def replace(path: str | Path, fill, keep_previous: bool = False) -> None:
     target = Path(os.path.realpath(path))  # a link stays: it may lead to another disk
     part = target.with_name(f".{target.name}.part")
     try:
-        part.unlink(missing_ok=True)  # of a run that was killed; of a planted link, the link
-        handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-                         | getattr(os, "O_BINARY", 0), 0o666)
-        with os.fdopen(handle, "w+b") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if keep_previous:
-            _keep(target)
-        os.replace(part, target)
-        _sync_folder(target.parent)
-    except OSError as error:  # a full disk: neither torch nor fsync says which file
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+        with naming(path):
+            part.unlink(missing_ok=True)  # of a run that was killed; of a planted link, the link
+            handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL
+                             | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o666)
+            with os.fdopen(handle, "w+b") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            if keep_previous:
+                _keep(target)
+            os.replace(part, target)
+            _sync_folder(target.parent)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Inside the block an OSError names `path`: of a full disk neither a write nor fsync says which
+    file it was."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
 def _keep(path: Path) -> None:

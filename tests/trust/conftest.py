@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.trust import faults
 from tests.trust.forked import Server
 from tests.trust.report import write as write_report
 from tests.trust.runs import Place
@@ -32,7 +33,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
     home = tmp_path_factory.mktemp("trust")
-    with Server(MODULES) as server:
+    with Server(MODULES, faults.build(home)) as server:
         found = Place(server, home, write_data(home / "data"), int(os.environ.get("TRUST_SEED", 0)))
         yield found
         add(found.tally)

@@ -94,9 +94,11 @@ class Child:
 class Server:
     """The process that forks. Use as a context."""
 
-    def __init__(self, modules: list[str]):
+    def __init__(self, modules: list[str], preload: Path | None = None):
         mine, theirs = socket.socketpair()
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        if preload:
+            environment["LD_PRELOAD"] = str(preload)
         environment.pop("MALLOC_MMAP_MAX_", None)
         with theirs:
             self.process = subprocess.Popen(

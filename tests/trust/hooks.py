@@ -11,23 +11,29 @@ import lightning_fabric
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from tests.trust import faults
+
 STAGES = ("begin", "half", "sync", "rename", "done")  # of a save, in order
 
 
 def install(journal: str = "", hold: dict | None = None, send: dict | None = None,
-            poison: dict | None = None, refuse: dict | None = None, masks: str = "") -> None:
+            poison: dict | None = None, refuse: dict | None = None, masks: str = "",
+            fault: dict | None = None) -> None:
     """journal: file that gets a line per backward pass and per update.
     hold: {"save": n, "stage": s}: the process stops itself inside its n-th save.
     send: {"signal": n, "where": "backward" | "update" | "save" | "evaluation", "at": k}: to itself.
     poison: {"what": "loss" | "gradient" | "batch", "value": float, "at": k}: in the k-th update.
     refuse: {"save": n, "errno": e}: the n-th save fails half-way.
     masks: file that gets a line per random mask drawn.
+    fault: arguments of faults.arm.
     """
     events = Events(Path(journal) if journal else None, send)
     watch_updates(events, poison)
     watch_saves(events, hold, refuse)
     if masks:
         watch_masks(Path(masks))
+    if fault:
+        faults.arm(**fault)
 
 
 class Events:
