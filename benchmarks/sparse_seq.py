@@ -3,9 +3,9 @@
     python benchmarks/sparse_seq.py [--repeats 5] [--threads N] [--device cpu|cuda] [--model]
 
 Per layer, forward and backward over T = 35, B = 20: dense nn.LSTM of equal width and of equal
-number of parameters, and every form of the SparseLSTM, in one process and in turn, so that other
-load on the machine falls on all alike; the fastest of the repeats counts. --model adds a training
-step of the language models of the paper.
+number of parameters, and the forms of the SparseLSTM that this device has, in one process and in
+turn, so that other load on the machine falls on all alike; the fastest of the repeats counts.
+--model adds a training step of the language models of the paper.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def gemm_peak(device: str, repeats: int) -> float:
 
 
 def layers(args: Namespace, peak: float) -> None:
-    forms = ("sequential", "batched", "streams" if args.device == "cuda" else "threads")
+    forms = ("sequential", "streams") if args.device == "cuda" else ("sequential",)
     for title, (i, h, a, b) in LAYERS.items():
         sparse = {form: SparseLSTM(i, h, reduce_in=a, reduce_out=b, form=form) for form in forms}
         jobs = {"dense, equal width": layer_job(nn.LSTM(i, h), i, h, args.device),
@@ -90,8 +90,8 @@ def layers(args: Namespace, peak: float) -> None:
         jobs |= {form: layer_job(layer, i, h, args.device) for form, layer in sparse.items()}
         seconds = fastest(jobs, args.repeats, args.device)
         comp = sparse["sequential"].composition
-        flop = 6 * T * B * 4 * sum((i1 - i0 + o1 - o0) * (o1 - o0) for (i0, i1), (o0, o1)
-                                   in zip(comp.inputs, comp.outputs, strict=True))
+        flop = 6 * T * B * 4 * sum((i1 - i0 + o1 - o0) * (o1 - o0)
+                                   for (i0, i1), (o0, o1) in comp.ranges)
         x = torch.zeros(T, B, i, device=args.device)
         print(f"{title}: {comp.parameters:,} parameters, {flop / 1e9:.0f} GFLOP; auto = "
               f"{choose_form(sparse['sequential'], x)}")
@@ -140,7 +140,8 @@ def model_job(settings: dict, device: str, form: str) -> Callable:
 def models(args: Namespace) -> None:
     print("language models, one training step of 20 x 70")
     for name, settings in MODELS.items():
-        forms = ("sequential", "auto") if "sparse_mode" in settings else ("auto",)
+        both = "sparse_mode" in settings and args.device == "cuda"
+        forms = ("sequential", "auto") if both else ("auto",)
         jobs = {form: model_job(settings, args.device, form) for form in forms}
         for form, value in fastest(jobs, args.repeats, args.device).items():
             print(f"  {name:16s} {form if len(forms) > 1 else '':12s} {value:6.3f} s  "

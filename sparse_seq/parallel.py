@@ -6,7 +6,7 @@
     clip_grad_norm_(model, 0.25)
     optimizer.step()                                # made after distribute()
 
-Block c of every layer lives on process c mod n: its weights, gradients, optimizer state and
+Block number m of every layer lives on process m mod n: its weights, gradients, optimizer state and
 activations exist only there, which is what makes room for layers that no single device could hold.
 Everything else of the model is computed by all processes alike, on the same batch. Per layer,
 forward, each process sends its blocks' outputs to the others; backward, the gradients of the
@@ -14,6 +14,8 @@ layer's input are summed over the processes. The recurrent weights need no excha
 
 The numbers are those of one process: the same seed draws the same masks, and only the order in
 which a few terms are summed differs.
+
+Notation: T time, B batch, I input size, H hidden size, D directions; h, c hidden and cell states.
 """
 
 import torch
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
 from common.dropout import dropout_mask
-from sparse_seq.blocks import lstm
+from sparse_seq.blocks import States, lstm
 from sparse_seq.rnn import Composition, SparseLSTM
 
 __all__ = ["ParallelSparseLSTM", "clip_grad_norm_", "distribute", "full_state_dict"]
@@ -30,7 +32,8 @@ __all__ = ["ParallelSparseLSTM", "clip_grad_norm_", "distribute", "full_state_di
 
 class _ReadByAll(Function):
     """Every process reads the whole of x, h and c; their gradients are the sums of what the
-    processes find. One function for all three, so that all processes sum in the same order."""
+    processes find. One function for all three: were they three, autograd might run their backward
+    passes in another order on each process, and the sums would wait for one another for ever."""
 
     @staticmethod
     def forward(ctx, group, *tensors):
@@ -47,8 +50,8 @@ class _ReadByAll(Function):
 
 
 class _Exchange(Function):
-    """Own columns (..., own) -> everyone's, in order of process (..., all). All processes go on
-    with the same computation, so each has the whole gradient and takes its own columns of it."""
+    """Own columns (..., own) -> everyone's, in order of process (..., all). All processes then
+    compute the same, so each has the whole gradient and takes its own columns: no sum is needed."""
 
     @staticmethod
     def forward(ctx, own, widths, group):
@@ -71,8 +74,8 @@ class _Exchange(Function):
 class ParallelSparseLSTM(nn.Module):
     """A SparseLSTM of which this process holds every n-th block; shapes as SparseLSTM.
 
-    Parameter names are the original's, LSTMs.{c}...., for the blocks that are here; together the
-    processes' state_dicts are the layer's.
+    Parameter names are the original's, LSTMs.{number}...., for the blocks that are here; together
+    the processes' state_dicts are the layer's.
 
     Args:
         layer: the whole layer, equal on all processes; its blocks of other processes are let go.
@@ -87,45 +90,45 @@ class ParallelSparseLSTM(nn.Module):
         self.wdrop, self.bidirectional = layer.wdrop, layer.bidirectional
         self.own = list(range(rank, self.composition.blocks, self.processes))
         self._layer = [layer]  # in a list, so that its parameters are not ours
-        self.LSTMs = nn.ModuleDict({str(c): layer.LSTMs[c] for c in self.own})
-        for c in range(self.composition.blocks):
-            if c not in self.own:
-                layer.LSTMs[c] = nn.Identity()
+        self.LSTMs = nn.ModuleDict({str(number): layer.LSTMs[number] for number in self.own})
+        for number in range(self.composition.blocks):
+            if number not in self.own:
+                layer.LSTMs[number] = nn.Identity()
 
-    def forward(self, input: Tensor, hidden: tuple[Tensor, Tensor]):
-        """input (T, B, I), hidden (h, c) each (D, B, H) -> output (T, B, D*H), (h, c)."""
-        x, h, c = _ReadByAll.apply(self.group, input, *hidden)
-        results, comp = [], self.composition
-        for block in range(comp.blocks):
-            if block not in self.own:
-                self._skip_mask(block, input)
+    def forward(self, input: Tensor, hidden: States | None = None) -> tuple[Tensor, States]:
+        """As SparseLSTM: input (T, B, I), hidden (h, c) each (D, B, H), zeros if left out ->
+        output (T, B, D*H), (h, c)."""
+        x, h, c = _ReadByAll.apply(self.group, input, *self._layer[0].checked(input, hidden))
+        results = []
+        for number, ((i0, i1), (o0, o1)) in enumerate(self.composition.ranges):
+            if number not in self.own:
+                self._skip_mask(o1 - o0, input)
                 continue
-            (i0, i1), (o0, o1) = comp.inputs[block], comp.outputs[block]
-            states = tuple(s[..., o0:o1].contiguous() for s in (h, c))
-            results.append(lstm(x[..., i0:i1], states, self._weights(block)))
-        directions = len(h)
-        # A process without a block adds nothing, but its graph must reach x, h and c too.
+            states = (h[..., o0:o1].contiguous(), c[..., o0:o1].contiguous())
+            results.append(lstm(x[..., i0:i1], states, self._weights(number)))
+        # A process without a block adds nothing, but its graph must reach x, h and c too: the other
+        # processes wait for it in the backward pass of _ReadByAll.
         nothing = (x[..., :0], h[..., :0], c[..., :0])
-        own = [torch.cat([nothing[k], *(r[k] for r in results)], -1) for k in range(3)]
-        y = self._in_order(own[0], directions)
-        return y, (self._in_order(own[1], 1), self._in_order(own[2], 1))
+        y, hn, cn = (torch.cat(each, -1) for each in zip(nothing, *results, strict=True))
+        return self._in_order(y, len(h)), (self._in_order(hn, 1), self._in_order(cn, 1))
 
-    def _weights(self, block: int) -> list[Tensor]:
-        return self._layer[0].train(self.training).block_weights(block)
+    def _weights(self, number: int) -> list[Tensor]:
+        return self._layer[0].train(self.training).block_weights(number)
 
-    def _skip_mask(self, block: int, like: Tensor) -> None:
+    def _skip_mask(self, size: int, like: Tensor) -> None:
         """Draws another process's mask, so that all random streams stay together."""
         if self.wdrop and self.training:
-            o0, o1 = self.composition.outputs[block]
-            dropout_mask(like, (4 * (o1 - o0), o1 - o0), self.wdrop)
+            dropout_mask(like, (4 * size, size), self.wdrop)
 
     def _in_order(self, own: Tensor, per_unit: int) -> Tensor:
-        """Everyone's columns, put from order of process into order of block."""
+        """Everyone's columns (..., all), put from order of process into order of block."""
+        n = self.processes
         sizes = [per_unit * (o1 - o0) for o0, o1 in self.composition.outputs]
-        order = [c for r in range(self.processes) for c in range(r, len(sizes), self.processes)]
-        widths = [sum(sizes[r::self.processes]) for r in range(self.processes)]
-        parts = _Exchange.apply(own, widths, self.group).split([sizes[c] for c in order], -1)
-        return torch.cat([parts[order.index(c)] for c in range(len(sizes))], -1)
+        order = [number for rank in range(n) for number in range(rank, len(sizes), n)]
+        widths = [sum(sizes[rank::n]) for rank in range(n)]
+        parts = _Exchange.apply(own, widths, self.group).split(
+            [sizes[number] for number in order], -1)
+        return torch.cat([parts[order.index(number)] for number in range(len(sizes))], -1)
 
 
 def distribute(model: nn.Module, group: dist.ProcessGroup | None = None) -> nn.Module:

@@ -1,7 +1,10 @@
 """SparseLSTM: composition, and its equivalence to a dense LSTM with zeros."""
 
 import copy
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -125,3 +128,48 @@ def test_info():
     assert info["sparseness"] == pytest.approx(0.4446, abs=1e-4)
     assert layer.info().count("block ") == 3
     assert "blocks=3" in repr(layer)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_state_may_be_left_out(bidirectional):
+    """As nn.LSTM's: then it starts from zeros, and gives the output and both states."""
+    layer = SparseLSTM(9, 10, bidirectional, blocks=3, density=0.5)
+    x, d = torch.randn(6, 4, 9), 1 + bidirectional
+    y, (h, c) = layer(x)
+    assert (y.shape, h.shape, c.shape) == ((6, 4, 10 * d), (d, 4, 10), (d, 4, 10))
+    assert torch.equal(y, layer(x, (torch.zeros(d, 4, 10), torch.zeros(d, 4, 10)))[0])
+    if not bidirectional:
+        assert torch.equal(y[-1], h[0])
+        first, state = layer(x[:2])  # states are passed on
+        torch.testing.assert_close(torch.cat([first, layer(x[2:], state)[0]]), y)
+
+
+@pytest.mark.parametrize(("option", "remedy"), [
+    ({"batch_first": True}, r"batch_first=True: .*transpose"), ({"bias": False}, "bias=False: "),
+    ({"num_layers": 2}, "stack several"), ({"proj_size": 3}, "nn.Linear")])
+def test_options_of_lstm_refused(option, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        SparseLSTM(9, 10, blocks=2, density=0.5, **option)
+    SparseLSTM(9, 10, blocks=2, density=0.5, num_layers=1, bias=True, batch_first=False)
+    with pytest.raises(TypeError, match="no argument 'biass'"):
+        SparseLSTM(9, 10, blocks=2, density=0.5, biass=True)
+
+
+def test_inputs_refused():
+    """The message is of the layer's sizes, not of a block's."""
+    layer = SparseLSTM(9, 10, blocks=2, density=0.5)
+    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(3, 2, 9), [3, 2])
+    with pytest.raises(TypeError, match="not a PackedSequence: give pad_packed_sequence"):
+        layer(packed)
+    for shape in ((3, 2, 8), (3, 9)):
+        with pytest.raises(ValueError, match=r"takes an input \(T, B, 9\)"):
+            layer(torch.randn(shape))
+    with pytest.raises(ValueError, match=r"takes states \(1, 2, 10\), got \(1, 2, 5\)"):
+        layer(torch.randn(3, 2, 9), (torch.zeros(1, 2, 5), torch.zeros(1, 2, 5)))
+
+
+def test_package_imports_torch_only_when_needed():
+    code = ("import sys, sparse_seq; assert 'torch' not in sys.modules; "
+            "from sparse_seq import SparseLSTM, SparseEmbedding; assert 'torch' in sys.modules")
+    root = Path(__file__).resolve().parents[2]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
