@@ -253,8 +253,12 @@ class Keeper:
     def save_best(self, content: dict, suffix: str = "") -> None:
         """Writes the best model so far, to --save with `suffix` after it. All processes call it."""
         self.best_suffix = suffix
+        self.save_model(content, suffix)
+
+    def save_model(self, content: dict, suffix: str) -> None:
+        """As save_best, of a model that is not to be remembered as the best."""
         if self.writes and self.fabric.is_global_zero:
-            files.write(self.best(), {**content, "args": flags.plain(self.args)})
+            files.write(self.best(suffix), {**content, "args": flags.plain(self.args)})
         self.fabric.barrier()
 
     def read_best(self) -> dict:
