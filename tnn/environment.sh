@@ -53,6 +53,14 @@ update_freq() {
     fi
 }
 
+# copy_to LOG: standard input to the terminal and to LOG. The scripts end with `exec python > >(copy_to
+# LOG)`, so that a signal sent to the script reaches Python and the exit code is Python's. The copy
+# ignores signals: it ends when Python has written its last line.
+copy_to() {
+    trap '' INT TERM HUP
+    exec tee -a "$1"
+}
+
 # need_data FOLDER: binarised data, or how to make it
 need_data() {
     [ -f "$1/dict.txt" ] && [ -f "$1/train.idx" ] || stop "no prepared data in $1; to make it:" \
@@ -62,7 +70,7 @@ need_data() {
 
 # known_arch NAME: the original has many more architectures, which no script or paper uses
 known_arch() {
-    "$PYTHON" -m tnn.architectures "$1"
+    "$PYTHON" -m tnn.lm.architectures "$1"
 }
 
 # smoke_data: embedded text, prepared within seconds; prints the folder
@@ -96,7 +104,7 @@ smoke_task() {
                                        sub(/^ +/, ""); sub(/ +$/, ""); print $0 "\t" l }' \
                 "$source" > "$text/SST-2/$split.tsv"
         done
-        "$PYTHON" "$HERE/prepare_glue.py" SST-2 --glue "$text" --bpe none \
+        "$PYTHON" "$HERE/lm/prepare_glue.py" SST-2 --glue "$text" --bpe none \
             --dict "$dictionary" --out "$out" >&2
     fi
     echo "$out/SST-2-bin"

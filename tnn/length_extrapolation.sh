@@ -17,7 +17,7 @@ CHECKPOINT=${CHECKPOINT:-${CKPT_DIR:-$HERE/checkpoints/lm/$ARCH}/checkpoint_best
     "bash tnn/train_alm.sh GPUS $ARCH DATA_DIR"
 
 # Without max_target_positions fairseq skips, silently, every block longer than those of training.
-"$PYTHON" -m fairseq_cli.eval_lm --user-dir "$HERE/fairseq_plugin" "$DATA_DIR" \
+exec "$PYTHON" -m fairseq_cli.eval_lm --user-dir "$HERE/fairseq_plugin" "$DATA_DIR" \
     --path "$CHECKPOINT" --gen-subset "${SUBSET:-test}" \
     --sample-break-mode none --max-sentences 1 --context-window 0 \
     --max-tokens "$LENGTH" --tokens-per-sample "$LENGTH" --max-target-positions "$LENGTH" \

@@ -50,7 +50,7 @@ reproduce-tnn-extrapolation: reproduce-tnn-alm  ## its perplexity at 512 ... 143
 		$(call tnn-step,tnn-extrapolation,length-$$n) $(tnn-alm-best) \
 			bash tnn/length_extrapolation.sh $(TNN-ALM) $$n || exit 1; done
 	$(call tnn-finish,tnn-extrapolation,$(addprefix length-,$(TNN-LENGTHS)))
-	$(PY) tnn/extrapolation.py $(tnn-records)/tnn-extrapolation $(tnn-figures)/tnn-extrapolation.png \
+	$(PY) tnn/lm/extrapolation.py $(tnn-records)/tnn-extrapolation $(tnn-figures)/tnn-extrapolation.png \
 		--trained $(firstword $(TNN-LENGTHS))
 
 # ------------------------------------------------------------------------------ bidirectional, and GLUE
@@ -62,7 +62,7 @@ reproduce-tnn-blm: setup $(tnn-data)  ## bidirectional TNN, WikiText-103 (masked
 TNN-TASKS = $(if $(SMOKE),SST-2,CoLA SST-2 MRPC STS-B QQP MNLI QNLI RTE)
 reproduce-tnn-glue: reproduce-tnn-blm  ## GLUE, fine-tuned from it
 	for task in $(TNN-TASKS); do \
-		$(if $(SMOKE),true,test -f tnn/data/glue-bin/$$task-bin/input0/train.idx || $(PY) tnn/prepare_glue.py $$task) && \
+		$(if $(SMOKE),true,test -f tnn/data/glue-bin/$$task-bin/input0/train.idx || $(PY) tnn/lm/prepare_glue.py $$task) && \
 		$(call tnn-step,tnn-glue,$$task) $(if $(SMOKE),SMOKE=1,CKPT_DIR=checkpoints/$$task) \
 			bash tnn/script_glue.sh $$task $(CURDIR)/tnn/data/glue-bin/$$task-bin \
 			$(CURDIR)/$(tnn-blm-best) || exit 1; done
@@ -82,11 +82,11 @@ reproduce-tnn-alm-small: setup data-wt2-bpe  ## small TNN on WikiText-2, extrapo
 	for n in $(TNN-SMALL-LENGTHS); do \
 		$(call tnn-small,length-$$n) -- env CKPT_DIR=checkpoints DATA_DIR=$(CURDIR)/$(TNN-WT2) \
 			bash tnn/length_extrapolation.sh $(TNN-ALM) $$n --num-workers 0 || exit 1; done
-	$(call tnn-small,generate) --artifact generated.txt -- tnn/generate.py \
+	$(call tnn-small,generate) --artifact generated.txt -- tnn/lm/generate.py \
 		checkpoints/checkpoint_best.pt --data $(CURDIR)/$(TNN-WT2) --bpe data/gpt2-bpe \
 		--prompt " The history of" --tokens 200 --temperature 0.8 --outf generated.txt
 	$(RECORD) finish tnn-alm-small main $(addprefix length-,$(TNN-SMALL-LENGTHS)) generate
-	$(PY) tnn/extrapolation.py results/records/tnn-alm-small \
+	$(PY) tnn/lm/extrapolation.py results/records/tnn-alm-small \
 		results/figures/tnn-alm-small-length.png --trained 256
 
 # ------------------------------------------------------------------------------------------------ demo
@@ -103,6 +103,6 @@ demo-tnn-alm: data-tnn-smoke  ## the demo's TNN language model alone
 		$(TNN-DEMO) tnn-alm length-$$n -- env CKPT_DIR=checkpoints \
 			DATA_DIR=$(CURDIR)/tnn/data/data-bin/pydoc-small \
 			bash tnn/length_extrapolation.sh $(TNN-ALM) $$n --num-workers 0 || exit 1; done
-	$(TNN-DEMO) tnn-alm generate --artifact generated.txt -- tnn/generate.py \
+	$(TNN-DEMO) tnn-alm generate --artifact generated.txt -- tnn/lm/generate.py \
 		checkpoints/checkpoint_best.pt --data $(CURDIR)/tnn/data/data-bin/pydoc-small \
 		--prompt "return the" --tokens 100 --outf generated.txt

@@ -26,4 +26,4 @@ fi
 DATA_DIR=${DATA_DIR:-$HERE/data/data-bin/wikitext-103}
 need_data "$DATA_DIR"
 here=$(gpus_here)
-bash "$HERE/train_alm.sh" "${GPUS:-$((here > 0 ? here : 1))}" "$ARCH" "$DATA_DIR" "$@"
+exec bash "$HERE/train_alm.sh" "${GPUS:-$((here > 0 ? here : 1))}" "$ARCH" "$DATA_DIR" "$@"

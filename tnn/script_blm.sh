@@ -22,4 +22,4 @@ fi
 DATA_DIR=${DATA_DIR:-$HERE/data/data-bin/wikitext-103}
 need_data "$DATA_DIR"
 here=$(gpus_here)
-bash "$HERE/train_blm.sh" "${GPUS:-$((here > 0 ? here : 1))}" "$ARCH" "$DATA_DIR" "$@"
+exec bash "$HERE/train_blm.sh" "${GPUS:-$((here > 0 ? here : 1))}" "$ARCH" "$DATA_DIR" "$@"

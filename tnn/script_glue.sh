@@ -5,7 +5,7 @@
 #   SMOKE=1 bash script_glue.sh        small, on a set of SST-2's form made of embedded text
 #
 #   TASK        MNLI QNLI QQP RTE SST-2 MRPC CoLA STS-B
-#   DATA_DIR    the task's folder TASK-bin: ./getdata.sh glue gpt2-bpe, python tnn/prepare_glue.py TASK
+#   DATA_DIR    the task's folder TASK-bin: ./getdata.sh glue gpt2-bpe, python tnn/lm/prepare_glue.py TASK
 #   CHECKPOINT  of train_blm.sh
 #   CKPT_DIR    what is trained  (tnn/checkpoints/glue/TASK); a run that was interrupted continues
 #   ARCH        (roberta_tnn_v2_decay_99)
@@ -40,14 +40,14 @@ esac
 CLASSES=$1 LR=$2 BATCH=$3 UPDATES=$4 WARMUP=$5
 shift 5
 [ -f "$DATA_DIR/input0/dict.txt" ] || stop "no $DATA_DIR/input0/dict.txt: ./getdata.sh glue" \
-    "gpt2-bpe && python tnn/prepare_glue.py $TASK"
+    "gpt2-bpe && python tnn/lm/prepare_glue.py $TASK"
 [ -f "$CHECKPOINT" ] || stop "no checkpoint $CHECKPOINT: train one with bash tnn/script_blm.sh"
 best=(--best-checkpoint-metric accuracy --maximize-best-checkpoint-metric)
 [ "$TASK" != STS-B ] || best=(--regression-target --best-checkpoint-metric loss)
 known_arch "$ARCH"
 mkdir -p "$HERE/logs"
 
-"$PYTHON" -m fairseq_cli.train --user-dir "$HERE/fairseq_plugin" "$DATA_DIR" \
+exec "$PYTHON" -m fairseq_cli.train --user-dir "$HERE/fairseq_plugin" "$DATA_DIR" \
     --finetune-from-model "$CHECKPOINT" --save-dir "${CKPT_DIR:-$HERE/checkpoints/glue/$TASK}" \
     --max-positions 512 --batch-size "$BATCH" --max-tokens 4400 \
     --required-batch-size-multiple 1 \
@@ -57,4 +57,4 @@ mkdir -p "$HERE/logs"
     --optimizer adam --adam-betas '(0.9, 0.98)' --adam-eps 1e-06 --clip-norm 0.0 \
     --lr-scheduler polynomial_decay --lr "$LR" --total-num-update "$UPDATES" \
     --warmup-updates "$WARMUP" --max-epoch 10 --find-unused-parameters \
-    "${best[@]}" "$@" 2>&1 | tee -a "$HERE/logs/glue-$TASK.log"
+    "${best[@]}" "$@" > >(copy_to "$HERE/logs/glue-$TASK.log") 2>&1

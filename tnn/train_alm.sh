@@ -14,7 +14,7 @@ UPDATE_FREQ=$(update_freq 128 8 "$GPUS")
 CKPT_DIR=${CKPT_DIR:-$HERE/checkpoints/lm/$ARCH}
 mkdir -p "$HERE/logs"
 
-"$PYTHON" -m fairseq_cli.train --user-dir "$HERE/fairseq_plugin" \
+exec "$PYTHON" -m fairseq_cli.train --user-dir "$HERE/fairseq_plugin" \
     --task language_modeling "$DATA_DIR" \
     --save-dir "$CKPT_DIR" \
     --distributed-world-size "$GPUS" \
@@ -27,4 +27,4 @@ mkdir -p "$HERE/logs"
     --ddp-backend legacy_ddp \
     --save-interval-updates 1000 \
     --max-update 50000 --log-interval 10 \
-    "$@" 2>&1 | tee -a "$HERE/logs/$ARCH.log"
+    "$@" > >(copy_to "$HERE/logs/$ARCH.log") 2>&1

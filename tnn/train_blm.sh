@@ -16,7 +16,7 @@ UPDATE_FREQ=$(update_freq 512 4 "$GPUS")
 CKPT_DIR=${CKPT_DIR:-$HERE/checkpoints/roberta/$ARCH}
 mkdir -p "$HERE/logs"
 
-"$PYTHON" -m fairseq_cli.train --user-dir "$HERE/fairseq_plugin" "$DATA_DIR" \
+exec "$PYTHON" -m fairseq_cli.train --user-dir "$HERE/fairseq_plugin" "$DATA_DIR" \
     --save-dir "$CKPT_DIR" \
     --distributed-world-size "$GPUS" \
     --task masked_lm --criterion masked_lm \
@@ -28,4 +28,4 @@ mkdir -p "$HERE/logs"
     --ddp-backend legacy_ddp --find-unused-parameters \
     --save-interval-updates 1000 \
     --max-update 50000 --log-format simple --log-interval 1 \
-    "$@" 2>&1 | tee -a "$HERE/logs/$ARCH.log"
+    "$@" > >(copy_to "$HERE/logs/$ARCH.log") 2>&1

@@ -1,10 +1,22 @@
 """Draws architecture.png: the layer, its token mixer, and the Toeplitz operator within it.
 
-    python tnn/figure.py
+    python tnn/lm/figure.py
 """
 
+import argparse
 from itertools import pairwise
 from pathlib import Path
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "architecture.png",
+                   metavar="PNG", help="file to write (tnn/architecture.png)")
+    return p.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_args()  # -h and typing mistakes answer before matplotlib is imported
 
 import matplotlib
 
@@ -12,7 +24,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.patches import FancyBboxPatch
 
-OUT = Path(__file__).with_name("architecture.png")
 PLAIN, MIXER, OPERATOR, NORM = "#f4f4f4", "#dce8fa", "#fbe3d3", "#e2f1e4"
 
 
@@ -100,14 +111,15 @@ def operator(axes):
 
 
 def main() -> None:
+    out = parse_args().out
     figure, panels = pyplot.subplots(1, 3, figsize=(9.6, 4.4), layout="constrained")
     for axes, draw in zip(panels, (layer, unit, operator), strict=True):
         draw(axes)
         axes.set(xlim=(-2.1, 2.1), ylim=(-0.1, 6.2))
         axes.set_aspect("equal")
         axes.axis("off")
-    figure.savefig(OUT, dpi=110, metadata={"Software": None})
-    print(f"{OUT.name}: {OUT.stat().st_size >> 10} kB")
+    figure.savefig(out, dpi=110, metadata={"Software": None})
+    print(f"{out.name}: {out.stat().st_size >> 10} kB")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 pytest.importorskip("fairseq", reason="fairseq is not installed, see README: Installing")
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FORK = ROOT / "tests/golden/cases/tnn_lm/cli"
 
 
@@ -29,7 +30,7 @@ def run(script, *arguments, **environment):
     (("length_extrapolation.sh", "tnn_v2_decay_99_pre", "long"), "LENGTH is a positive number"),
     (("length_extrapolation.sh", "tnn_v2_decay_99_pre", "512"), "bash tnn/prepare_lm_data.sh"),
     (("script_glue.sh", "WNLI", "x", "y"), "TASK is one of MNLI"),
-    (("script_glue.sh", "RTE", "x", "y"), "python tnn/prepare_glue.py RTE"),
+    (("script_glue.sh", "RTE", "x", "y"), "python tnn/lm/prepare_glue.py RTE"),
     (("prepare_lm_data.sh", "nowhere", "out"), "no wiki.train.raw"),
 ])
 def test_one_line_and_exit_code_2(call, said, tmp_path):
@@ -61,6 +62,42 @@ def test_update_freq_keeps_the_batch(sequences, each, workers, expected):
         assert "set UPDATE_FREQ" in done.stderr
     else:
         assert done.stdout.strip() == expected
+
+
+STUB = """#!/bin/sh
+# fairseq-train is a program that waits for SIGTERM; anything else is the real Python
+case "$*" in
+    *fairseq_cli.train*) exec {python} -c 'import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: print("last line") or sys.exit(7))
+print("training", flush=True)
+time.sleep(100)' ;;
+    *) exec {python} "$@" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("call", [
+    ("train_alm.sh", "1", "tnn_v2_decay_99_pre", "DATA"), ("script_alm.sh",), ("script_blm.sh",),
+    ("train_blm.sh", "1", "roberta_tnn_v2_decay_99", "DATA"),
+    ("script_glue.sh", "RTE", "DATA", "DATA/dict.txt")], ids=lambda call: call[0])
+def test_sigterm_reaches_python_whose_exit_code_is_the_scripts(call, tmp_path):
+    stub = tmp_path / "python"
+    stub.write_text(STUB.format(python=sys.executable))
+    stub.chmod(0o755)
+    data = FORK / "data-bin"
+    (tmp_path / "input0").mkdir()
+    for name in ("dict.txt", "train.idx", "input0/dict.txt"):
+        (tmp_path / name).write_text("")
+    words = [word.replace("DATA", str(tmp_path)) for word in call[1:]]
+    environment = {"PYTHON": str(stub), "DATA_DIR": str(data), "CKPT_DIR": str(tmp_path)}
+    with subprocess.Popen(["bash", str(ROOT / "tnn" / call[0]), *words], text=True,
+                          stdout=subprocess.PIPE, env=os.environ | environment) as script:
+        for line in script.stdout:
+            if line == "training\n":
+                break
+        script.send_signal(signal.SIGTERM)
+        rest = script.stdout.read()
+    assert (script.returncode, rest) == (7, "last line\n")
 
 
 def test_fork_checkpoint_by_the_script():
@@ -103,7 +140,7 @@ def test_generate_by_the_command(tmp_path):
     for memory in ("window", "etsc", "full"):
         out = tmp_path / f"{memory}.txt"
         done = subprocess.run(
-            [sys.executable, str(ROOT / "tnn/generate.py"), str(FORK / "alm_fork_checkpoint.pt"),
+            [sys.executable, str(ROOT / "tnn/lm/generate.py"), str(FORK / "alm_fork_checkpoint.pt"),
              "--data", str(FORK / "data-bin"), "--tokens", "40", "--memory", memory,
              "--outf", str(out)], text=True, capture_output=True, check=False)
         assert done.returncode == 0, done.stderr

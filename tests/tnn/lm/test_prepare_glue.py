@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from results import loglines
-from tnn import extrapolation, prepare_glue
+from tnn.lm import extrapolation, prepare_glue
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def task(folder, name, **splits):
@@ -44,8 +44,9 @@ def test_zip_of_a_task(tmp_path):
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, str(ROOT / "tnn/prepare_glue.py"), *map(str, arguments)],
-                          text=True, capture_output=True, check=False)
+    script = str(ROOT / "tnn/lm/prepare_glue.py")
+    return subprocess.run([sys.executable, script, *map(str, arguments)], text=True,
+                          capture_output=True, check=False)
 
 
 def test_no_dictionary_in_one_line(tmp_path):

@@ -1,11 +1,11 @@
 """Continues a text with a trained autoregressive TNN, at a cost per token that does not grow.
 
-    python tnn/generate.py CHECKPOINT --data tnn/data/data-bin/wikitext-103 \
+    python tnn/lm/generate.py CHECKPOINT --data tnn/data/data-bin/wikitext-103 \
         --bpe tnn/data/gpt2-bpe --prompt "The history of" --tokens 100 [--memory window|etsc|full]
 
 With --bpe the prompt is text; otherwise tokens of the dictionary, separated by blanks.
-window and etsc are recurrences (recurrence.py); full computes everything anew for each token: the
-reference. Prints prompt and continuation, and tokens per second on the error output.
+window and etsc are recurrences (network/recurrence.py); full computes everything anew for each
+token: the reference. Prints prompt and continuation, and tokens per second on the error output.
 """
 
 import argparse
@@ -17,12 +17,35 @@ from collections.abc import Callable
 from pathlib import Path
 
 if __package__ in (None, ""):
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from harness.endings import bad_input, orderly_exit
+
+MEMORY = ("window", "etsc", "full")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    p.add_argument("checkpoint")
+    p.add_argument("--data", required=True, help="folder with the dictionary")
+    p.add_argument("--prompt", default="", help="text with --bpe, else tokens")
+    p.add_argument("--bpe", metavar="FOLDER", help="encoder.json and vocab.bpe of GPT-2")
+    p.add_argument("--tokens", type=int, default=100, help="how many to add")
+    p.add_argument("--memory", choices=MEMORY, default="window",
+                   help="what is kept of the text so far")
+    p.add_argument("--temperature", type=float, default=1.0, help="0: always the most likely token")
+    p.add_argument("--seed", type=int, default=1, help="same seed, same text")
+    p.add_argument("--outf", help="text file to write as well, UTF-8")
+    return p.parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_args()  # -h and typing mistakes answer before torch is imported
 
 import torch
 from torch import Tensor
 
-from tnn.recurrence import MEMORIES
+from tnn.network.recurrence import MEMORIES
 
 
 class DecoderLM:
@@ -105,45 +128,30 @@ def codec(folder: str | None):
             lambda words: bpe.decode([int(word) for word in words if word.isdigit()]))
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("checkpoint")
-    p.add_argument("--data", required=True, help="folder with the dictionary")
-    p.add_argument("--prompt", default="", help="text with --bpe, else tokens")
-    p.add_argument("--bpe", metavar="FOLDER", help="encoder.json and vocab.bpe of GPT-2")
-    p.add_argument("--tokens", type=int, default=100, help="how many to add")
-    p.add_argument("--memory", choices=(*MEMORIES, "full"), default="window")
-    p.add_argument("--temperature", type=float, default=1.0, help="0: always the most likely token")
-    p.add_argument("--seed", type=int, default=1, help="same seed, same text")
-    p.add_argument("--outf", help="text file to write as well, UTF-8")
-    return p.parse_args(argv)
-
-
 def main() -> None:
     args = parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")  # fairseq warns of its own old calls
-    try:
-        for path in (args.checkpoint, f"{args.data}/dict.txt"):
-            if not Path(path).is_file():
-                raise ValueError(f"no file {path}")
-        encode, decode = codec(args.bpe)
-        model, dictionary = load(args.checkpoint, args.data)
-    except ValueError as error:
-        print(f"generate: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    ids = [dictionary.eos(), *(dictionary.index(word) for word in encode(args.prompt))]
-    start = time.perf_counter()
-    out = generate(model, torch.tensor([ids]), args.tokens,
-                   sampler(args.temperature, args.seed), args.memory)
-    seconds = time.perf_counter() - start
-    # dictionary.string would leave out the ends of lines
-    lines = " ".join("\n" if i == dictionary.eos() else dictionary[i] for i in out[0, 1:].tolist())
-    text = "\n".join(decode(line.split()) for line in lines.split("\n"))
-    print(text)
-    if args.outf:
-        Path(args.outf).write_text(f"{text}\n")
-    print(f"{args.tokens / seconds:.1f} tokens/s", file=sys.stderr)
+    with orderly_exit("generate.py"):
+        with bad_input():
+            for path in (args.checkpoint, f"{args.data}/dict.txt"):
+                if not Path(path).is_file():
+                    raise FileNotFoundError(f"there is no file {path}")
+            encode, decode = codec(args.bpe)
+            model, dictionary = load(args.checkpoint, args.data)
+        ids = [dictionary.eos(), *(dictionary.index(word) for word in encode(args.prompt))]
+        start = time.perf_counter()
+        out = generate(model, torch.tensor([ids]), args.tokens,
+                       sampler(args.temperature, args.seed), args.memory)
+        seconds = time.perf_counter() - start
+        # dictionary.string would leave out the ends of lines
+        lines = " ".join("\n" if i == dictionary.eos() else dictionary[i]
+                         for i in out[0, 1:].tolist())
+        text = "\n".join(decode(line.split()) for line in lines.split("\n"))
+        print(text)
+        if args.outf:
+            Path(args.outf).write_text(f"{text}\n", encoding="utf-8")
+        print(f"{args.tokens / seconds:.1f} tokens/s", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The published architectures as tables of fairseq's options; the plugin registers them.
 
-    python -m tnn.architectures NAME    complains in one line, exit code 2, if it is none of them
+    python -m tnn.lm.architectures NAME    complains in one line, exit code 2, if it is none of them
 """
 
 import sys

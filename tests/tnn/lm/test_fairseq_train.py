@@ -15,7 +15,7 @@ import torch
 
 pytest.importorskip("fairseq", reason="fairseq is not installed, see README: Installing")
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DATA = ROOT / "tests/golden/cases/tnn_lm/cli/data-bin"
 COMMON = [str(DATA), "--user-dir", "tnn/fairseq_plugin", "--tokens-per-sample", "32",
           "--rpe-layers", "1", "--optimizer", "adam", "--adam-betas", "(0.9, 0.98)",

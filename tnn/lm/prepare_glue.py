@@ -1,7 +1,7 @@
 """A GLUE task in fairseq's binary form, for script_glue.sh.
 
     ./getdata.sh glue gpt2-bpe
-    python tnn/prepare_glue.py SST-2                # tnn/data/glue/SST-2.zip -> tnn/data/glue-bin
+    python tnn/lm/prepare_glue.py SST-2          # tnn/data/glue/SST-2.zip -> tnn/data/glue-bin
 
 Reads train.tsv and dev.tsv of a zip, or of a folder GLUE/TASK; writes OUT/TASK-bin/{input0,input1,
 label}, which fairseq's sentence_prediction reads: what its preprocess_GLUE_tasks.sh does, which
@@ -16,7 +16,12 @@ import sys
 import zipfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from harness.endings import bad_input, orderly_exit
+
+TNN = Path(__file__).resolve().parents[1]
 # inputs and label, by name or (CoLA has no header) number of the column
 COLUMNS = {
     "CoLA": ((3,), 1), "SST-2": (("sentence",), "label"),
@@ -82,10 +87,12 @@ def encoder(bpe: Path):
 
 def binarise(text: Path, part: str, out: Path, valid: list[Path], *flags) -> None:
     """fairseq-preprocess of one of input0, input1, label."""
-    subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "fairseq_cli.preprocess", "--only-source",
          "--trainpref", str(text / f"train.{part}"), "--validpref", ",".join(map(str, valid)),
-         "--destdir", str(out / part), *flags], check=True, capture_output=True, text=True)
+         "--destdir", str(out / part), *flags], check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise ChildProcessError(f"fairseq-preprocess failed: {done.stderr.strip()[-2000:]}")
 
 
 def prepare(task: str, glue: Path, bpe: Path, dictionary: Path, out: Path) -> None:
@@ -125,25 +132,19 @@ def prepare(task: str, glue: Path, bpe: Path, dictionary: Path, out: Path) -> No
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     p.add_argument("task", choices=COLUMNS)
-    p.add_argument("--glue", type=Path, default=HERE / "data/glue", help="zips or folders of tasks")
-    p.add_argument("--bpe", type=Path, default=HERE / "data/gpt2-bpe",
+    p.add_argument("--glue", type=Path, default=TNN / "data/glue", help="zips or folders of tasks")
+    p.add_argument("--bpe", type=Path, default=TNN / "data/gpt2-bpe",
                    help="encoder.json, vocab.bpe, dict.txt")
     p.add_argument("--dict", type=Path, help="dictionary of the model (BPE/dict.txt)")
-    p.add_argument("--out", type=Path, default=HERE / "data/glue-bin", help="TASK-bin goes here")
+    p.add_argument("--out", type=Path, default=TNN / "data/glue-bin", help="TASK-bin goes here")
     return p.parse_args(argv)
 
 
 def main() -> None:
     args = parse_args()
-    try:
+    with orderly_exit("prepare_glue.py"), bad_input():
         prepare(args.task, args.glue, args.bpe, args.dict or args.bpe / "dict.txt",
                 args.out / f"{args.task}-bin")
-    except ValueError as error:
-        print(f"prepare_glue: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except subprocess.CalledProcessError as error:
-        print(f"prepare_glue: fairseq-preprocess failed\n{error.stderr[-2000:]}", file=sys.stderr)
-        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Draws perplexity against length from recorded runs of length_extrapolation.sh.
 
-    python tnn/extrapolation.py results/records/tnn-extrapolation OUT.png [--trained 512]
+    python tnn/lm/extrapolation.py results/records/tnn-extrapolation OUT.png [--trained 512]
 
 The folder holds records of one row (results/record.py); the newest one's steps length-N are drawn.
 """
@@ -9,6 +9,11 @@ import argparse
 import json
 import sys
 from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from harness.endings import bad_input, orderly_exit
 
 
 def sweep(folder: Path) -> list[tuple[int, float]]:
@@ -26,7 +31,7 @@ def sweep(folder: Path) -> list[tuple[int, float]]:
 
 def draw(points: list[tuple[int, float]], trained: int | None, out: Path) -> None:
     """The same points give the same bytes."""
-    import matplotlib
+    import matplotlib  # slow to import: not for -h
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -52,14 +57,12 @@ def main() -> None:
     p.add_argument("out", type=Path, help="PNG to write")
     p.add_argument("--trained", type=int, help="length of training, marked in the plot")
     args = p.parse_args()
-    try:
-        points = sweep(args.records)
-    except ValueError as error:
-        print(f"extrapolation: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    draw(points, args.trained, args.out)
-    print("\n".join(f"length {n:6}  test ppl {value:8.2f}" for n, value in points))
-    print(f"plot: {args.out}")
+    with orderly_exit("extrapolation.py"):
+        with bad_input():
+            points = sweep(args.records)
+        draw(points, args.trained, args.out)
+        print("\n".join(f"length {n:6}  test ppl {value:8.2f}" for n, value in points))
+        print(f"plot: {args.out}")
 
 
 if __name__ == "__main__":
