@@ -60,27 +60,27 @@ report: setup  ## results/README.md from the recorded runs
 # -------------------------------------------------------------------------------------- data
 .PHONY: data-digits data-mnist data-cifar10 data-pydoc data-ptb data-ptbc data-wt2 data-wt103 data-enwik8 data-all
 data-pydoc: setup  ## embedded text (words, characters): docstrings of the standard library
-	@$(PY) getdata.py pydoc pydoc-char > /dev/null
+	@$(PY) -m getdata pydoc pydoc-char > /dev/null
 
 data-digits: setup  ## embedded images: scikit-learn's handwritten digits
-	@$(PY) getdata.py digits > /dev/null
+	@$(PY) -m getdata digits > /dev/null
 
 data-mnist: setup  ## MNIST
-	$(PY) getdata.py mnist
+	$(PY) -m getdata mnist
 data-cifar10: setup  ## CIFAR-10
-	$(PY) getdata.py cifar10
+	$(PY) -m getdata cifar10
 data-ptb: setup  ## Penn Treebank, words
-	$(PY) getdata.py ptb
+	$(PY) -m getdata ptb
 data-ptbc: setup  ## Penn Treebank, characters
-	$(PY) getdata.py ptbc
+	$(PY) -m getdata ptbc
 data-wt2: setup  ## WikiText-2
-	$(PY) getdata.py wt2
+	$(PY) -m getdata wt2
 data-wt103: setup  ## WikiText-103
-	$(PY) getdata.py wt103
+	$(PY) -m getdata wt103
 data-enwik8: setup  ## enwik8 (Hutter Prize)
-	$(PY) getdata.py enwik8
+	$(PY) -m getdata enwik8
 data-all: setup  ## all five texts of the LSTM/QRNN toolkit
-	$(PY) getdata.py
+	$(PY) -m getdata
 
 include awd_lstm/reproduce.mk
 include awd_lstm/scratch/reproduce.mk

@@ -7,4 +7,5 @@ python=$here/.venv/bin/python
     echo "getdata: $python is older than Python 3.11" >&2
     exit 2
 }
-exec "$python" "$here/getdata.py" "$@"
+# -P: nothing in the folder that this is called from can stand in for a module
+PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH} exec "$python" -P -m getdata "$@"

@@ -22,9 +22,9 @@ endif
 
 .PHONY: data-pos data-tagging data-penn-slice
 data-pos: setup  ## part-of-speech tags: CoNLL-2000 and Universal Dependencies English
-	$(PY) getdata.py pos
+	$(PY) -m getdata pos
 data-tagging: setup  ## embedded tagging set: the standard library's tokens and their roles
-	@$(PY) getdata.py tagging > /dev/null
+	@$(PY) -m getdata tagging > /dev/null
 data-penn-slice: setup data-ptb
 	@mkdir -p runs/penn-slice
 	@for split in train valid test; do head -n 1000 data/penn/$$split.txt > runs/penn-slice/$$split.txt; done

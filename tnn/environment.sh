@@ -77,7 +77,7 @@ known_arch() {
 smoke_data() {
     local text=$HERE/data/smoke-text out=$HERE/data/data-bin/pydoc-small
     if [ ! -f "$out/dict.txt" ]; then
-        [ -f "$HERE/data/pydoc/train.txt" ] || "$PYTHON" "$ROOT/getdata.py" pydoc >&2
+        [ -f "$HERE/data/pydoc/train.txt" ] || "$PYTHON" -P -m getdata pydoc >&2
         mkdir -p "$text"
         head -n 1500 "$HERE/data/pydoc/train.txt" > "$text/train.txt"
         head -n 150 "$HERE/data/pydoc/valid.txt" > "$text/valid.txt"

@@ -30,10 +30,10 @@ endif
 
 .PHONY: data-wt103-bpe data-wt2-bpe data-tnn-smoke
 data-wt103-bpe: setup  ## WikiText-103 in GPT-2 byte pairs, for fairseq
-	@test -f $(TNN-WT103)/train.idx || { $(PY) getdata.py wt103-raw gpt2-bpe && \
+	@test -f $(TNN-WT103)/train.idx || { $(PY) -m getdata wt103-raw gpt2-bpe && \
 		bash tnn/prepare_lm_data.sh tnn/data/wikitext-103-raw $(TNN-WT103); }
 data-wt2-bpe: setup  ## WikiText-2 in GPT-2 byte pairs, for fairseq
-	@test -f $(TNN-WT2)/train.idx || { $(PY) getdata.py wt2 gpt2-bpe && \
+	@test -f $(TNN-WT2)/train.idx || { $(PY) -m getdata wt2 gpt2-bpe && \
 		DICT=build bash tnn/prepare_lm_data.sh data/wikitext-2 $(TNN-WT2); }
 data-tnn-smoke: setup
 	@bash -c 'source tnn/environment.sh; smoke_data' > /dev/null

@@ -20,7 +20,7 @@ WARMUP=${WARMUP:-10}                  # epochs
 CLIP=${CLIP:-5}
 
 if [ "${SMOKE:-0}" = 1 ]; then
-    [ -f "$ROOT/data/digits/digits.npz" ] || "$PYTHON" "$ROOT/getdata.py" digits >&2
+    [ -f "$ROOT/data/digits/digits.npz" ] || "$PYTHON" -P -m getdata digits >&2
     export DATA=$ROOT/data/digits CKPT_DIR=$HERE/checkpoints/im/smoke
     rm -rf "$CKPT_DIR"
     small=(--input-size 32 --arch-options patch_size=8 embed_dim=64 glu_dim=64 depth=3

@@ -125,7 +125,7 @@ def test_the_make_targets_exist(readme, folder, command):
 
 @pytest.mark.parametrize(("readme", "folder", "command"), listed("getdata"))
 def test_the_data_sets_are_known(readme, folder, command):
-    sets = tomllib.loads((ROOT / "getdata.toml").read_text())["sets"]
+    sets = tomllib.loads((ROOT / "getdata" / "catalogue.toml").read_text())["sets"]
     words = shlex.split(command)
     names = words[words.index("./getdata.sh") + 1:]
     assert set(names) <= {*sets, "--list"}
@@ -148,7 +148,7 @@ def test_the_python_of_the_readme_runs(readme):
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
     """What git knows or would add, elsewhere; the data, all of them embedded, are linked."""
-    subprocess.run([sys.executable, "getdata.py", "pydoc", "pydoc-char", "digits", "tagging",
+    subprocess.run([sys.executable, "-m", "getdata", "pydoc", "pydoc-char", "digits", "tagging",
                     "listops"], cwd=ROOT, check=True, capture_output=True)
     files = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
                            cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")

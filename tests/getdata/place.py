@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-import pathlib
 
-import getdata
+from getdata.cli import main
+from getdata.settings import ROOT
 from tests.getdata.server import BODY
 
-ROOT = pathlib.Path(getdata.__file__).parent
 REAL_MIRROR = ROOT.parent / "shared" / "data"
 
 
@@ -52,16 +51,17 @@ class Place:
     def run(self, *arguments):
         """Return (exit status, stdout, stderr)."""
         try:
-            code = getdata.main([*arguments])
+            code = main([*arguments])
         except SystemExit as stop:
             code = stop.code
         out = self.capsys.readouterr()
         return code, out.out, out.err
 
     def left(self):
-        """Return all files below the data folder, the records left out."""
-        files = (path for path in self.data.rglob("*") if path.is_file())
-        return sorted(str(p.relative_to(self.data)) for p in files if p.name != ".complete")
+        """Return all files below the data folder, the records and the lock left out."""
+        files = [path for path in self.data.rglob("*") if path.is_file()]
+        return sorted(str(path.relative_to(self.data)) for path in files
+                      if path.name not in (".complete", ".lock"))
 
     def complete(self, body=BODY):
         return self.left() == ["toy/a.bin"] and (self.data / "toy/a.bin").read_bytes() == body

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-import embedded
-import getdata
-from tests.getdata.place import ROOT, facts, leave_part
+from getdata.builders import BUILDERS
+from getdata.settings import ROOT, read_job
+from tests.getdata.place import facts, leave_part
 from tests.getdata.server import BODY, OTHER, whole
 
 # ------------------------------------------------------------------------------------------------
@@ -68,9 +68,9 @@ def test_an_existing_folder_in_the_way_of_a_link_is_left_alone(site, place):
 def test_with_another_data_folder_the_repository_gets_no_links(place, monkeypatch):
     monkeypatch.delenv("GETDATA_LINKS")
     place.one_file("http://127.0.0.1:9/a.bin")
-    assert getdata.settings().links is None
+    assert read_job().links is None
     monkeypatch.setenv("DATA_DIR", str(ROOT / "data"))
-    assert getdata.settings().links == ROOT
+    assert read_job().links == ROOT
 
 
 # ------------------------------------------------------------------------------------------------
@@ -113,13 +113,13 @@ def test_bad_usage_is_one_line_and_status_2(case, place, monkeypatch):
 
 def test_the_catalogue_is_consistent(monkeypatch):
     monkeypatch.delenv("GETDATA_CATALOGUE", raising=False)
-    job = getdata.settings()
+    job = read_job()
     default = [name for name, entry in job.sets.items() if entry.get("default")]
     assert default == ["ptb", "ptbc", "wt2", "wt103", "enwik8"]
     folders = [entry["folder"] for entry in job.sets.values()]
     assert len(set(folders)) == len(folders)
     for entry in job.sets.values():
-        assert entry.get("prepare") in (None, *embedded.BUILDERS)
+        assert entry.get("prepare") in (None, *BUILDERS)
         for file in entry.get("files", []):
             assert file.get("from") or file.get("names")
             for source in file.get("from", []):

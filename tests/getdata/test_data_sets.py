@@ -10,8 +10,10 @@ import sys
 import numpy
 import pytest
 
-import embedded
-from tests.getdata.place import REAL_MIRROR, ROOT
+from getdata import enwik8
+from getdata.embedded import digits, pydoc_text
+from getdata.settings import ROOT
+from tests.getdata.place import REAL_MIRROR
 
 # ------------------------------------------------------------------------------------------------
 # Real data
@@ -62,8 +64,8 @@ def test_the_real_mirror_gives_the_published_files(tmp_path):
 @pytest.fixture(scope="module")
 def pydoc(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pydoc")
-    embedded.pydoc(folder)
-    return {split: (folder / f"{split}.txt").read_text() for split in embedded.SPLITS}
+    pydoc_text.pydoc(folder)
+    return {split: (folder / f"{split}.txt").read_text() for split in pydoc_text.SPLITS}
 
 
 def test_pydoc_looks_like_ptb(pydoc):
@@ -83,7 +85,8 @@ def test_pydoc_looks_like_ptb(pydoc):
 
 
 def test_pydoc_does_not_depend_on_the_hash_seed(pydoc):
-    code = "import embedded, json; print(json.dumps(embedded.pydoc_lines()))"
+    code = ("import json; from getdata.embedded.pydoc_text import pydoc_lines;"
+            "print(json.dumps(pydoc_lines()))")
     env = os.environ | {"PYTHONHASHSEED": "7"}
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True)
     lines = json.loads(out.stdout)
@@ -91,20 +94,20 @@ def test_pydoc_does_not_depend_on_the_hash_seed(pydoc):
 
 
 def test_characters_are_written_as_mikolov_did():
-    assert embedded.to_characters([" a cd ", "N"]) == "a _ c d \n N \n "
+    assert pydoc_text.to_characters([" a cd ", "N"]) == "a _ c d \n N \n "
 
 
 @pytest.mark.skipif(not REAL_MIRROR.is_dir(), reason="no folder ../shared/data with real data")
 def test_characters_agree_with_the_published_file():
     words = (REAL_MIRROR / "ptb/ptb.valid.txt").read_text().splitlines()
     with lzma.open(REAL_MIRROR / "ptb-char/ptb.char.valid.txt.xz", "rt", newline="") as file:
-        assert embedded.to_characters(words) == file.read()
+        assert pydoc_text.to_characters(words) == file.read()
 
 
 def test_digits_are_the_same_every_time(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
-        embedded.digits(tmp_path / name)
+        digits.digits(tmp_path / name)
     one, two = ((tmp_path / name / "digits.npz").read_bytes() for name in "ab")
     assert one == two
     with numpy.load(tmp_path / "a/digits.npz") as data:
@@ -115,10 +118,10 @@ def test_digits_are_the_same_every_time(tmp_path):
 
 
 def test_enwik8_is_prepared_as_the_original_did(tmp_path, monkeypatch):
-    monkeypatch.setattr(embedded, "BLOCK", 7)  # blocks must not show
+    monkeypatch.setattr(enwik8, "BLOCK", 7)  # blocks must not show
     body = b"<mediawiki>\n\n  caf\xc3\xa9\n" * 50
     (tmp_path / "enwik8").write_bytes(body)
-    embedded.enwik8(tmp_path)
+    enwik8.enwik8(tmp_path)
     n = len(body) // 20
     parts = {"train": body[: -2 * n], "valid": body[-2 * n : -n], "test": body[-n:]}
     for split, part in parts.items():

@@ -13,12 +13,12 @@ import subprocess
 import sys
 import time
 
+import filelock
 import pytest
 
-import fetch.checks
-import fetch.download
-import fetch.unpack
-from tests.getdata.place import ROOT, facts, leave_part
+from getdata import checksums, download, unpack
+from getdata.settings import ROOT
+from tests.getdata.place import facts, leave_part
 from tests.getdata.server import BODY, OTHER, broken_at, first, stalled, status, whole
 
 # ------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def open_on_full_disk(path, mode="r", **options):
     return FullDisk(open(path, mode, buffering=0))
 
 
-@pytest.mark.parametrize("where", [fetch.download, fetch.unpack], ids=["download", "unpack"])
+@pytest.mark.parametrize("where", [download, unpack], ids=["download", "unpack"])
 def test_a_full_disk_is_one_line_and_the_next_run_finishes(where, site, place, monkeypatch):
     site.routes["/a.bin"] = whole(BODY)
     place.one_file(f"{site.url}/a.bin")
@@ -195,7 +195,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_finishes(where, site, place, m
 def test_too_little_space_is_said_before_the_download(site, place, monkeypatch):
     place.one_file(f"{site.url}/a.bin")
     usage = lambda path: type("Usage", (), {"free": 1000})  # noqa: E731
-    monkeypatch.setattr(fetch.checks.shutil, "disk_usage", usage)
+    monkeypatch.setattr(checksums.shutil, "disk_usage", usage)
     code, _, err = place.run()
     assert (code, site.seen) == (1, [])
     assert "needs 300,000, has 1,000" in err
@@ -205,12 +205,13 @@ def test_an_interrupt_leaves_the_part_and_the_next_run_finishes(site, place):
     site.routes["/a.bin"] = first(stalled(BODY, 200_000), whole(BODY))
     place.one_file(f"{site.url}/a.bin")
     part = place.data / ".downloads/toy-a.bin.part"
-    command = [sys.executable, str(ROOT / "getdata.py"), "toy"]
+    command = [sys.executable, "-m", "getdata", "toy"]
     with subprocess.Popen(
-        command, env=os.environ | {"GETDATA_TIMEOUT": "30"}, stderr=subprocess.PIPE, text=True
+        command, cwd=ROOT, env=os.environ | {"GETDATA_TIMEOUT": "30"}, text=True,
+        stderr=subprocess.PIPE,
     ) as process:
         deadline = time.monotonic() + 20
-        while fetch.checks.size_of(part) < 150_000 and time.monotonic() < deadline:
+        while checksums.size_of(part) < 150_000 and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=120)
@@ -222,6 +223,33 @@ def test_an_interrupt_leaves_the_part_and_the_next_run_finishes(site, place):
     assert place.complete()
 
 
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"),
+                                   NotImplementedError("no flock")], ids=["OSError", "unsupported"])
+def test_a_file_system_without_locks_is_one_line_and_the_run_goes_on(
+        error, site, place, monkeypatch):
+    def refuse(self, timeout=-1):
+        raise error
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    site.routes["/a.bin"] = whole(BODY)
+    place.one_file(f"{site.url}/a.bin")
+    code, _, err = place.run()
+    assert (code, err.count("\n")) == (0, 1)
+    assert "no lock can be had" in err
+    assert place.complete()
+
+
+def test_what_a_killed_run_left_is_cleared_away(site, place):
+    site.routes["/a.bin"] = whole(BODY)
+    place.one_file(f"{site.url}/a.bin")
+    (place.data / ".new-x/sub").mkdir(parents=True)
+    (place.data / ".new-x/sub/a.bin").write_bytes(b"half")
+    (place.data / "toy").mkdir()
+    (place.data / "toy/.complete.new").write_text("{")
+    assert place.run()[0] == 0
+    assert place.complete()
+
+
 def part_size(site):
     return int(site.seen[1][1][6:-1])
 
@@ -229,8 +257,8 @@ def part_size(site):
 def test_two_runs_at_once_do_not_disturb_each_other(site, place):
     site.routes["/a.bin"] = whole(BODY)
     place.one_file(f"{site.url}/a.bin")
-    command = [sys.executable, str(ROOT / "getdata.py"), "toy"]
-    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
+    command = [sys.executable, "-m", "getdata", "toy"]
+    both = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait(20) for process in both] == [0, 0]
     assert len(site.seen) == 1
     assert place.complete()

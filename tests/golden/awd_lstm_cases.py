@@ -14,7 +14,7 @@ from awd_lstm.data import SPLITS, Corpus
 from awd_lstm.model import RNNModel, load_original_state
 from awd_lstm.utils import batchify, draw_seq_len, evaluate, get_batch
 from common.splitcross import SplitCrossEntropyLoss
-from embedded import write_decimal
+from getdata.enwik8 import write_decimal
 from tests.golden.awd_lstm_model_cases import dropout, dropout_seeded, init, model, padding
 from tests.golden.awd_lstm_part_cases import (
     forget_mult_case,

@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 
-import getdata
+from getdata.cli import main
 from tests.trust.test_damage import flips, truncations
 
 FILES = {"train.txt": b"w1 w2 w3\n" * 400, "valid.txt": b"w4 w5\n" * 100}
@@ -62,7 +62,7 @@ def test_damaged_archives(place, tmp_path, monkeypatch, capsys, kind, members_kn
     for damage, times in ((truncations, count // 4), (flips, count)):
         for content in damage(rng, good, times):
             (mirror / name).write_bytes(content)
-            code = getdata.main(["toy"])
+            code = main(["toy"])
             said = capsys.readouterr().err
             left = {p.name: p.read_bytes() for p in data.rglob("*.txt")}
             if code == 0:   # the damage is in a date, a mode: the files are as they should be
@@ -77,4 +77,4 @@ def test_damaged_archives(place, tmp_path, monkeypatch, capsys, kind, members_kn
             outcome = "refused by name" if code else "damage outside the files, files whole"
             place.count("damage", f"archives: {outcome}")
     (mirror / name).write_bytes(good)
-    assert getdata.main(["toy"]) == 0
+    assert main(["toy"]) == 0

@@ -34,7 +34,7 @@ reproduce-tnn-im-digits-small: setup data-digits  ## small model on handwritten 
 	$(RECORD) finish tnn-im-digits-small main
 
 reproduce-tnn-im-cifar-small: setup  ## small model on 3,800 images of CIFAR-10 (5 minutes)
-	$(PY) getdata.py cifar10-subset
+	$(PY) -m getdata cifar10-subset
 	$(call im-small,tnn-im-cifar-small,"4 blocks of width 96 on 3800 images of CIFAR-10") \
 		--data-set CIFAR10 --data-path data/cifar10-subset \
 		--arch-options patch_size=4 embed_dim=96 glu_dim=96 depth=4 --batch-size 50 --lr 0.02 \

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-import embedded
+from getdata.embedded.long_range_arena import aan_small
 from tnn.lra import data, text
 from tnn.lra.data import add_data_flags, load_task
 
@@ -171,7 +171,7 @@ def test_a_quoted_field_may_hold_tabs_and_ends_of_lines(tmp_path):
 
 def test_the_set_made_of_docstrings_has_the_form_of_aan(tmp_path):
     (tmp_path / "aan").mkdir()
-    embedded.aan_small(tmp_path / "aan")
+    aan_small(tmp_path / "aan")
     task = load_task("aan", tmp_path, flags())
     assert [len(part) for part in (task.train, task.val, task.test)] == [2000, 200, 200]
     for part in (task.train, task.val, task.test):

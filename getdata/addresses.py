@@ -1,13 +1,13 @@
 """Where to look for a file: the mirror, the data folder itself, then the catalogue's URLs.
 
-`job` is getdata's namespace: sets, archives, data, mirror, dead.
+`job` is the Job of settings.py.
 """
 
 import collections
 from urllib.parse import quote, unquote, urlsplit
 
-from fetch.checks import Unreachable
-from fetch.unpack import stays_packed
+from getdata.errors import Unreachable
+from getdata.unpack import stays_packed
 
 # One place to get a file from. place: a local path or a URL; archive: its name in the catalogue,
 # None for the file itself; listed: False for a guess at a name that a mirror may not have.

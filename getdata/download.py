@@ -9,16 +9,8 @@ import http.client
 import os
 import time
 
-from fetch.checks import (
-    BLOCK,
-    AddressFailed,
-    ConnectionLost,
-    Unreachable,
-    WrongFile,
-    is_known,
-    need_space,
-    size_of,
-)
+from getdata.checksums import BLOCK, is_known, need_space, size_of
+from getdata.errors import AddressFailed, ConnectionLost, Unreachable, WrongFile
 
 USER_AGENT = "getdata/1.0 (+python-requests)"  # some hosts refuse the default ones of libraries
 ATTEMPTS = 4  # times one address is asked again after the connection broke with some progress

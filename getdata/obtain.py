@@ -1,27 +1,16 @@
 """Get the files of a data set into a folder, each from the first address that has it.
 
-`job` is getdata's namespace, `entry` the data set's table in the catalogue, `folder` a new one.
+`job` is the Job of settings.py, `entry` the data set's table in the catalogue, `folder` a new one.
 """
 
 import os
 import pathlib
 
-from fetch.addresses import (
-    by_hand,
-    known_dead,
-    offline,
-    online,
-    part_path,
-    remember_dead,
-)
-from fetch.checks import (
-    AddressFailed,
-    GetDataError,
-    WrongFile,
-    is_known,
-)
-from fetch.download import download_checked, validator_path
-from fetch.unpack import stays_packed, unpack, unpack_archive
+from getdata.addresses import by_hand, known_dead, offline, online, part_path, remember_dead
+from getdata.checksums import is_known
+from getdata.download import download_checked, validator_path
+from getdata.errors import AddressFailed, GetDataError, WrongFile
+from getdata.unpack import stays_packed, unpack, unpack_archive
 
 
 def take(path, address, file, todo, folder, job):

@@ -11,7 +11,8 @@ import tarfile
 import zipfile
 import zlib
 
-from fetch.checks import BLOCK, WrongFile, is_known, mismatch
+from getdata.checksums import BLOCK, is_known, mismatch
+from getdata.errors import WrongFile
 
 LARGEST_MEMBER = 8 << 30  # limit for unpacked files whose size is not in the catalogue
 PACKED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}

@@ -1,0 +1,68 @@
+"""The environment and the catalogue, read once per run."""
+
+import math
+import os
+import pathlib
+import tomllib
+from dataclasses import dataclass, field
+
+from getdata.errors import UsageError
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
+
+
+@dataclass
+class Job:
+    """What one run of getdata works with. Paths are absolute.
+
+    sets, archives: the catalogue's tables by name. data: where data sets go. links: the folder that
+    takes the links, or None. mirror: a folder or a URL tried first, or None. timeout: in seconds.
+    dead: URL of an archive, or host -> why it failed in this run.
+    """
+
+    sets: dict[str, dict]
+    archives: dict[str, dict]
+    data: pathlib.Path
+    links: pathlib.Path | None
+    mirror: pathlib.Path | str | None
+    timeout: float
+    dead: dict[str, Exception] = field(default_factory=dict)
+
+
+def read_job() -> Job:
+    """The job that the environment describes. Raises UsageError."""
+    env = os.environ
+    catalogue_path = pathlib.Path(env.get("GETDATA_CATALOGUE") or HERE / "catalogue.toml")
+    try:
+        catalogue = tomllib.loads(catalogue_path.read_text(encoding="utf-8"))
+        timeout = float(env.get("GETDATA_TIMEOUT") or 30)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{catalogue_path}, GETDATA_TIMEOUT: {error}") from error
+    if not 0 < timeout < math.inf:
+        raise UsageError("GETDATA_TIMEOUT must be a positive number of seconds")
+    data, links = places(env.get("DATA_DIR"), env.get("GETDATA_LINKS"))
+    return Job(catalogue.get("sets", {}), catalogue.get("archives", {}), data, links,
+               mirror_of(env.get("DATA_MIRROR", "")), timeout)
+
+
+def places(data_dir: str | None, links: str | None) -> tuple[pathlib.Path, pathlib.Path | None]:
+    """(data folder, folder for the links). The repository, if this is one, has both; an installed
+    package has neither and uses ./data."""
+    root = ROOT if (ROOT / "getdata.sh").is_file() else None
+    default = (root or pathlib.Path.cwd()) / "data"
+    data = pathlib.Path(data_dir or default).absolute()
+    if links:
+        return data, pathlib.Path(links).absolute()
+    return data, root if data == default else None
+
+
+def mirror_of(text: str) -> pathlib.Path | str | None:
+    """DATA_MIRROR as a folder, a URL, or None. Raises UsageError if the folder does not exist."""
+    text = text.removeprefix("file://")
+    if not text or "://" in text:
+        return text or None
+    mirror = pathlib.Path(text).absolute()
+    if not mirror.is_dir():
+        raise UsageError(f"DATA_MIRROR: no folder {mirror}")
+    return mirror
