@@ -16,13 +16,15 @@ class Places:
     folder: the flag names a folder with the files `best` and `state` in it. Otherwise it names the
         file of the best model, and the state is that name with .state, or .LABEL.state, after it.
     also: further files that the run writes: in the folder, or endings put after the file's name.
+    label_0_1: the label in release 0.1, where it was another.
     """
 
     def __init__(self, args: Namespace, where: str = "save", folder: bool = False,
                  best: str = "model.pt", state: str = "state.pt", label: str = "",
-                 also: tuple[str, ...] = ()):
+                 also: tuple[str, ...] = (), label_0_1: str | None = None):
         self.args, self.where, self.folder = args, where, folder
         self._best, self._state, self.label, self._also = best, state, label, also
+        self._label_0_1 = label if label_0_1 is None else label_0_1
 
     @property
     def given(self) -> str | None:
@@ -49,7 +51,7 @@ class Places:
     @property
     def state_0_1(self) -> Path:
         """The name it had in release 0.1."""
-        ending = f".{self.label}.state.pt" if self.label else ".state.pt"
+        ending = f".{self._label_0_1}.state.pt" if self._label_0_1 else ".state.pt"
         return self.state if self.folder else Path(self.given).with_suffix(ending)
 
     @property
