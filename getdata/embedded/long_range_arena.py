@@ -1,7 +1,7 @@
 """Small sets in the formats of the Long Range Arena; never to be reported as its own.
 
-listops     2,400 trees by tnn/lra/listops.py
-pathfinder  2,000 images by tnn/lra/pathfinder.py, 32 x 32 pixels
+listops     2,400 trees by tnn/lra/tasks/listops.py
+pathfinder  2,000 images by tnn/lra/tasks/pathfinder.py, 32 x 32 pixels
 aan_small   pairs of passages of docstrings, of one module or of two
 """
 
@@ -12,7 +12,7 @@ import sys
 
 from getdata.embedded.docstrings import stdlib_docstrings
 
-LRA = pathlib.Path(__file__).resolve().parents[2] / "tnn" / "lra"
+LRA = pathlib.Path(__file__).resolve().parents[2] / "tnn" / "lra" / "tasks"
 
 
 def run_generator(script, *flags):
