@@ -170,7 +170,8 @@ def read_or_previous(path: str | Path, safe: tuple[type, ...] = ()) -> dict:
     try:
         return read(path, safe)
     except ValueError as error:
-        before = next(filter(Path.is_file, (previous(path), _previous_0_1(path))), None)
+        beside = previous(os.path.realpath(path))  # where `write` keeps that of a link
+        before = next(filter(Path.is_file, (previous(path), beside, _previous_0_1(path))), None)
         if before is None:
             raise
         print(f"{error}; going on from the state before it, {before}", file=sys.stderr)
