@@ -146,6 +146,12 @@ def spoil_a_batch(poison: dict, count: list) -> None:
     Mixup.__call__ = mix
 
 
+def name_of(file) -> str:
+    """Of an open file; one that was opened by its descriptor has that as its name."""
+    name = getattr(file, "name", "")
+    return Path(os.readlink(f"/proc/self/fd/{name}") if isinstance(name, int) else name).name
+
+
 def watch_saves(events: Events, hold: dict | None, refuse: dict | None) -> None:
     """Every script saves by torch.save, os.fsync, os.replace, in this order."""
     own_save, own_fsync, own_replace = torch.save, os.fsync, os.replace
@@ -159,7 +165,7 @@ def watch_saves(events: Events, hold: dict | None, refuse: dict | None) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
 
     def save(content, file, *args, **kwargs):
-        number = events.happened("save", name=Path(getattr(file, "name", "")).name)
+        number = events.happened("save", name=name_of(file))
         inside[0] = True
         if at("begin"):
             stop_here()
