@@ -9,17 +9,16 @@ Letters: T time, B batch, V vocabulary, E embedding size, H hidden size of a lay
 import torch
 from torch import Tensor, nn
 
-from awd_lstm.lstm import lstm
-from awd_lstm.masks import FastWeightDrop
 from awd_lstm.qrnn import QRNNLayer
 from common.dropout import WeightDrop, check_rate, embedding_dropout, locked_dropout
+from kernels.lstm import lstm
 
 MODELS = ("LSTM", "QRNN", "GRU")
 Hidden = list  # per layer: (h, c) for LSTM, h for GRU, c for QRNN; each tensor (1, B, H)
 
 
 class LSTM(nn.LSTM):
-    """A torch.nn.LSTM layer computed by awd_lstm.lstm: (T, B, I), (h, c) -> (T, B, H), (h, c)."""
+    """A torch.nn.LSTM layer computed by kernels.lstm: (T, B, I), (h, c) -> (T, B, H), (h, c)."""
 
     def forward(self, x: Tensor, hidden: tuple[Tensor, Tensor]):  # type: ignore[override]
         return lstm(x, hidden, self.weight_ih_l0, self.weight_hh_l0,
@@ -74,10 +73,10 @@ class RNNModel(nn.Module):
     def _layer(self, index: int, size_in: int, size: int) -> nn.Module:
         if self.rnn_type == "QRNN":
             qrnn = QRNNLayer(size_in, size, save_prev_x=True, window=2 if index == 0 else 1)
-            qrnn.linear = FastWeightDrop(qrnn.linear, ["weight"], dropout=self.wdrop)
+            qrnn.linear = WeightDrop(qrnn.linear, ["weight"], dropout=self.wdrop)
             return qrnn
         layer = (LSTM if self.rnn_type == "LSTM" else nn.GRU)(size_in, size)
-        return FastWeightDrop(layer, ["weight_hh_l0"], self.wdrop) if self.wdrop else layer
+        return WeightDrop(layer, ["weight_hh_l0"], self.wdrop) if self.wdrop else layer
 
     def init_weights(self) -> None:
         """Uniform(-0.1, 0.1) for both matrices (the tied one is drawn twice), zero decoder bias."""

@@ -1,4 +1,4 @@
-"""Times the recurrent layers of awd_lstm on this CPU against plain torch.
+"""Times the recurrences of kernels/ on this CPU against plain torch.
 
     python benchmarks/awd_lstm_kernels.py [--repeats 15]
 
@@ -19,9 +19,10 @@ if __package__ in (None, ""):
 
 import torch
 
-from awd_lstm import kernels, qrnn
-from awd_lstm.environment import keep_freed_memory
-from awd_lstm.lstm import lstm
+from harness.machine import keep_freed_memory
+from kernels import forget_mult as recurrence
+from kernels import library, qrnn_gates
+from kernels.lstm import lstm
 
 T, B, H = 70, 20, 1550
 LSTM_SIZES = [(400, 1150), (1150, 1150), (1150, 400)]
@@ -51,19 +52,19 @@ def step(run, leaves, grad):
     return both
 
 
-class InPlaceLoop(qrnn._ForgetMult):
+class InPlaceLoop(torch.autograd.Function):
     """forget_mult as it runs without a compiler."""
 
     @staticmethod
     def forward(ctx, f, x, c0):
-        c = qrnn._loop_forward(f, x, c0)
+        c = recurrence._in_place_forward(f, x, c0)
         ctx.save_for_backward(f, x, c0, c)
         return c
 
     @staticmethod
     def backward(ctx, dc):
         f, x, c0, c = ctx.saved_tensors
-        return qrnn._loop_backward(f, x, c0, c, dc)
+        return recurrence._in_place_backward(f, x, c0, c, dc)
 
 
 def forget_mult(repeats):
@@ -72,11 +73,16 @@ def forget_mult(repeats):
     leaves = [t.requires_grad_() for t in leaves]
     grad = torch.randn(T, B, H)
     variants = {
-        "loop of small autograd operations": step(qrnn.forget_mult_plain, leaves, grad),
+        "loop of small autograd operations": step(recurrence.forget_mult_plain, leaves, grad),
         "loop in place, one Function": step(InPlaceLoop.apply, leaves, grad),
-        "compiled": step(qrnn.forget_mult, leaves, grad),
+        "compiled": step(recurrence.forget_mult, leaves, grad),
     }
     compare(f"forget-mult (T,B,H) = ({T},{B},{H})", variants, repeats)
+
+
+def torch_activations(*arguments):
+    """qrnn_gates as it runs without a compiler, but for the recurrence."""
+    return qrnn_gates.qrnn_gates_plain(*arguments, recurrence=recurrence.forget_mult)
 
 
 def gates(repeats):
@@ -86,8 +92,8 @@ def gates(repeats):
     variants = {
         name: step(lambda y, c, run=run: run(y, c, None, 1.0, 3)[0], leaves, grad)
         for name, run in (
-            ("torch activations, forget_mult", qrnn._gates_plain),
-            ("one compiled pass", qrnn._Gates.apply),
+            ("torch activations, forget_mult", torch_activations),
+            ("one compiled pass", qrnn_gates.qrnn_gates),
         )
     }
     compare(f"QRNN gates (T,B,3H) = ({T},{B},{3 * H})", variants, repeats)
@@ -111,7 +117,7 @@ def lstm_stack(repeats, batch):
 
     variants = {
         "nn.LSTM": step(through(lambda layer, x, h: layer(x, h)), leaves, grad),
-        "awd_lstm.lstm": step(
+        "kernels.lstm": step(
             through(lambda layer, x, h: lstm(x, h, *layer.parameters())), leaves, grad
         ),
     }
@@ -133,7 +139,7 @@ def main():
     keep_freed_memory()  # as training does
     print(f"{processor()}, {torch.get_num_threads()} threads, {platform.system()}")
     print(f"Python {platform.python_version()}, torch {torch.__version__}")
-    if kernels.library() is None:
+    if library.loaded() is None:
         raise SystemExit("The kernels could not be built; there is nothing to compare.")
     forget_mult(repeats)
     gates(repeats)

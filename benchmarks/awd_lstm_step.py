@@ -21,13 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from awd_lstm.environment import keep_freed_memory
 from awd_lstm.model import RNNModel
-from awd_lstm.qrnn import QRNNLayer, forget_mult_plain
+from awd_lstm.qrnn import QRNNLayer
 from awd_lstm.training import TrainingLoss
 from awd_lstm.utils import repackage_hidden
 from common.dropout import WeightDrop, locked_dropout
 from common.splitcross import SplitCrossEntropyLoss
+from harness.machine import keep_freed_memory
+from kernels.forget_mult import forget_mult_plain
 
 VOCABULARY, T, B = 10_000, 70, 20
 SETTINGS = {  # the published PTB commands

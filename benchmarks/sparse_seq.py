@@ -22,7 +22,7 @@ if __package__ in (None, ""):
 import torch
 from torch import nn
 
-from common.splitcross import cpu_product
+from kernels.product import product
 from sparse_seq import SparseEmbedding, SparseLSTM
 from sparse_seq.blocks import choose_form
 from sparse_seq.language_modeling.model import LanguageModel
@@ -76,7 +76,7 @@ def gemm_peak(device: str, repeats: int) -> float:
     a, b = torch.randn(1400, 1150, device=device), torch.randn(1150, 4600, device=device)
     jobs = {"mm": lambda: a @ b}
     if device == "cpu":
-        jobs["onednn"] = lambda: cpu_product(a, b)
+        jobs["onednn"] = lambda: product(a, b)
     return 2 * 1400 * 1150 * 4600 / min(fastest(jobs, 3 * repeats, device).values())
 
 

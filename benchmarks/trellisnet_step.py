@@ -29,7 +29,7 @@ if __package__ in (None, ""):
 import torch
 import torch.nn.functional as F
 
-from common.splitcross import cpu_product
+from kernels.product import product
 from trellisnet.environment import keep_freed_memory
 from trellisnet.levels import compiled_gates, trellis_levels
 
@@ -147,11 +147,11 @@ def gemm_peak(device, dtype) -> dict:
     """Best of five 2048^3 products by torch.mm and, on the CPU, by oneDNN: FLOP/s."""
     a = torch.randn(2048, 2048, device=device, dtype=dtype)
     rates = {}
-    for name, product in {"torch.mm": torch.mm, "oneDNN": cpu_product}.items():
+    for name, multiply in {"torch.mm": torch.mm, "oneDNN": product}.items():
         times = []
         for _ in range(5):
             start = clock()
-            product(a, a)[0, 0].item()
+            multiply(a, a)[0, 0].item()
             times.append(clock() - start)
         rates[name] = 2 * 2048**3 / min(times)
         if device.type != "cpu" or dtype != torch.float32:

@@ -1,1 +1,1 @@
-"""What the papers share: split cross entropy, (NT-)ASGD, dropouts. Nothing else."""
+"""The science that the papers share: split cross entropy, (NT-)ASGD, dropouts. Nothing else."""

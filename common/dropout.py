@@ -1,17 +1,15 @@
 """The dropouts of Merity et al. 2017, section 4: locked, embedding, weight.
 
 All are inverted (kept entries are scaled by 1/(1-p)), draw their mask once per forward pass and do
-nothing in evaluation or at p = 0 (then no random number is drawn either). Every mask is one
-`bernoulli_` over the mask's own shape, so seeded runs of the originals can be replayed on CPU.
+nothing in evaluation or at p = 0 (then no random number is drawn either). Every mask has the
+numbers of one `bernoulli_` over its own shape, so seeded runs of the originals can be replayed on
+CPU.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def dropout_mask(like: Tensor, shape: tuple[int, ...], p: float) -> Tensor:
-    """Bernoulli(1-p)/(1-p) of `shape`, with the dtype and device of `like`. 0 <= p < 1."""
-    return like.new_empty(shape).bernoulli_(1 - p).div_(1 - p)
+from kernels.masks import dropout_mask
 
 
 def check_rate(name: str, p: float) -> None:
@@ -91,11 +89,7 @@ class WeightDrop(nn.Module):
             # A view: assigning the Parameter itself would register it a second time.
             return raw.view_as(raw)
         shape = (raw.shape[0], 1) if self.variational else tuple(raw.shape)
-        return raw * self.draw_mask(raw, shape)
-
-    def draw_mask(self, raw: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """The mask of one forward pass; for subclasses that draw it in another way."""
-        return dropout_mask(raw, shape, self.dropout)
+        return raw * dropout_mask(raw, shape, self.dropout)
 
     def forward(self, *args, **kwargs):
         """As `module`'s own forward."""

@@ -7,17 +7,30 @@ softmax over its own part:
     log p(w) = log_softmax(head)[w]                                            w in part 0
     log p(w) = log_softmax(head)[tombstone k] + log_softmax(part k)[w - e_k]   w in part k
 
-Letters: N rows (tokens), H hidden size, V vocabulary, K parts.
+Notation: N rows (tokens), H hidden size, V vocabulary, K parts.
 """
 
-import functools
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import Function, once_differentiable
+from torch.autograd.function import Function
+
+from kernels.product import product
+from kernels.second_derivatives import plain_gradients
+
+CACHED = 1 << 18  # numbers that fit the second-level cache of a core
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss) of a mean loss in nats; inf where that is too large for a float, nan for nan."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 def linear_cross_entropy(hiddens: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
@@ -41,12 +54,13 @@ def linear_cross_entropy_plain(hiddens: Tensor, weight: Tensor, bias: Tensor,
 
 class _LinearCrossEntropy(Function):
     """The (N, V) logits are turned in place into their own gradient, some rows at a time so that
-    they stay in the cache; the plain form writes three arrays of that size. The gradients are
-    computed at once, because the loss is never differentiated with another factor than a number."""
+    they stay in the cache; the plain form writes three arrays of that size. The loss is a single
+    number, so all gradients are known up to a factor in the forward pass, and computed there: what
+    is kept for backward is their size, not the logits'."""
 
     @staticmethod
     def forward(ctx, hiddens, weight, bias, targets, needs_grad):
-        scores = cpu_product(hiddens, weight.t())                              # (N, V)
+        scores = product(hiddens, weight.t())                                  # (N, V)
         loss = scores.new_zeros(())
         rows = max(1, CACHED // max(len(weight), 1))
         for part, target in zip(scores.split(rows), targets.split(rows), strict=True):
@@ -59,37 +73,19 @@ class _LinearCrossEntropy(Function):
                 part /= norm
                 part.scatter_add_(1, target[:, None], torch.full_like(correct, -1))
         if needs_grad:
-            ctx.save_for_backward(cpu_product(scores, weight), cpu_product(scores.t(), hiddens),
-                                  scores.sum(0))
+            ctx.save_for_backward(hiddens, weight, bias, targets, product(scores, weight),
+                                  product(scores.t(), hiddens), scores.sum(0))
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
-        return *(grad * g for g in ctx.saved_tensors), None, None
+        *inputs, targets, d_hiddens, d_weight, d_bias = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            def plain(*inputs):
+                return linear_cross_entropy_plain(*inputs, targets)
 
-
-CACHED = 1 << 18  # numbers that fit the second-level cache of a core
-
-
-def cpu_product(a: Tensor, b: Tensor) -> Tensor:
-    """a (M, K) times b (K, N) on the CPU, by the faster of PyTorch's two libraries."""
-    if a.dtype != torch.float32 or torch.compiler.is_compiling():  # inductor chooses by itself
-        return a @ b
-    multiply = _onednn_linear()
-    return a @ b if multiply is None else multiply(a, b.t(), None, "none", [], "")
-
-
-@functools.cache
-def _onednn_linear():
-    """oneDNN's x (M, K), w (N, K) -> x w^T, which on AMD processors is up to half as fast again as
-    the MKL behind torch.mm; None where this PyTorch does not have it."""
-    try:
-        multiply = torch.ops.mkldnn._linear_pointwise  # what torch.compile calls for a linear layer
-        multiply(torch.ones(2, 3), torch.ones(4, 3), None, "none", [], "")
-        return multiply
-    except (AttributeError, RuntimeError):
-        return None
+            return *plain_gradients(plain, inputs, [grad]), None, None
+        return grad * d_hiddens, grad * d_weight, grad * d_bias, None, None
 
 
 class SplitCrossEntropyLoss(nn.Module):

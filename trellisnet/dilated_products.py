@@ -26,7 +26,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from common.splitcross import cpu_product
+from kernels.product import product
 
 
 class _Product:
@@ -40,7 +40,7 @@ class _Product:
     def __call__(self, x: Tensor) -> Tensor:
         if self.packed is not None:
             return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
-        return cpu_product(x, self.weight.t()) if x.device.type == "cpu" else x @ self.weight.t()
+        return product(x, self.weight.t())
 
 
 def _packed(weight: Tensor, rows: int) -> Tensor | None:

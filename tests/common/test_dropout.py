@@ -1,6 +1,6 @@
 """The dropouts of activations and words: what is dropped together, and how much.
 
-Letters: V words, E embedding size.
+Notation: V words, E embedding size.
 """
 
 import pytest

@@ -1,6 +1,6 @@
 """Weight drop: that it really acts, on exactly the entries it drops, and that nothing else changes.
 
-Letters: T time, B batch, H features.
+Notation: T time, B batch, H features.
 """
 
 import copy

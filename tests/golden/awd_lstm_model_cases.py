@@ -4,7 +4,6 @@ import numpy as np
 import torch
 
 import common.dropout
-from awd_lstm import masks
 from awd_lstm.model import RNNModel, load_original_state
 from awd_lstm.training import TrainingLoss
 from awd_lstm.utils import get_batch, repackage_hidden
@@ -144,8 +143,7 @@ def dropout(path, folder, monkeypatch):
         assert tuple(mask.shape) == tuple(shape)
         return mask
 
-    for module in (common.dropout, masks):
-        monkeypatch.setattr(module, "dropout_mask", recorded)
+    monkeypatch.setattr(common.dropout, "dropout_mask", recorded)
     _dropout_batches(case)
     assert not expected
 
@@ -162,8 +160,7 @@ def dropout_seeded(path, folder, monkeypatch):
             return mask
         return draw_and_compare
 
-    for module in (common.dropout, masks):
-        monkeypatch.setattr(module, "dropout_mask", checked(module.dropout_mask))
+    monkeypatch.setattr(common.dropout, "dropout_mask", checked(common.dropout.dropout_mask))
     _dropout_batches(case, seed=case.meta("seed_before_batch_0"))
     assert not expected
 

@@ -4,9 +4,10 @@ from itertools import pairwise
 
 import torch
 
-from awd_lstm.qrnn import QRNN, QRNNLayer, forget_mult, forget_mult_plain
+from awd_lstm.qrnn import QRNN, QRNNLayer
 from common.asgd import ASGD, non_monotone
 from common.splitcross import SplitCrossEntropyLoss
+from kernels.forget_mult import forget_mult, forget_mult_plain
 from tests.golden.case import Case, close, grad_close
 
 

@@ -24,7 +24,7 @@ def run_transcript(path, folder, monkeypatch):
 
 def run_transcript_plain(path, folder, monkeypatch):
     """With PyTorch's own LSTM and loops, whose rounding is nearer to the original's."""
-    monkeypatch.setenv("AWD_LSTM_KERNELS", "0")
+    monkeypatch.setenv("KERNELS", "0")
     replay(path, folder, monkeypatch, weight_atol=1e-4)
 
 

@@ -9,29 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from awd_lstm import kernels
-from awd_lstm.qrnn import ForgetMult, forget_mult, forget_mult_plain
+from awd_lstm.qrnn import ForgetMult
+from kernels.forget_mult import forget_mult, forget_mult_plain
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZES = [(T, B, H) for T in (1, 2, 63) for B, H in ((1, 1), (3, 7), (2, 127), (5, 130))]
-
-
-@pytest.fixture(params=["compiled", "loop"])
-def backend(request, monkeypatch):
-    if request.param == "loop":
-        monkeypatch.setenv("AWD_LSTM_KERNELS", "0")
-    elif kernels.library() is None:
-        pytest.skip("no compiler here")
-    return request.param
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory():
-    """Tensors from torch.empty start as NaN, so that anything left unwritten shows."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.empty(2).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
+SIZES = [(T, B, H) for T in (1, 2, 3, 63) for B, H in ((1, 1), (3, 7), (2, 127), (5, 130))]
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
 
 def inputs(T, B, H, hidden, dtype=torch.float32, device="cpu", seed=0):
@@ -125,12 +108,12 @@ def test_module_and_wrong_shapes():
 TRITON = """
 import torch
 from test_forget_mult import SIZES, check
-from awd_lstm import qrnn, qrnn_triton
-qrnn._backend = lambda f, x: (qrnn_triton.forward, qrnn_triton.backward)
+from kernels import forget_mult, forget_mult_triton
+forget_mult._backend = lambda f, x: (forget_mult_triton.forward, forget_mult_triton.backward)
 for size in [s for s in SIZES if s[0] < 63] + [(9, 2, 127)]:
     for hidden in ("none", "BH"):
-        check(qrnn.forget_mult, *size, hidden, tolerance=2e-6)
-        check(qrnn.forget_mult, *size, hidden, tolerance=1e-13, dtype=torch.float64)
+        check(forget_mult.forget_mult, *size, hidden, tolerance=2e-6)
+        check(forget_mult.forget_mult, *size, hidden, tolerance=1e-13, dtype=torch.float64)
 print("equal")
 """
 

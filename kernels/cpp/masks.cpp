@@ -1,12 +1,12 @@
-// Dropout masks from the very stream of torch's CPU generator (MT19937), drawn many at a time:
+// Dropout masks from the very stream of torch's CPU generator, drawn many at a time:
 // tensor.bernoulli_(p) makes one call per number and takes ten times as long. masks.py checks
 // against torch, at first use, that the numbers and the generator's state come out the same.
-#pragma once
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
-// What torch.get_rng_state() holds: seed, left, seeded, next, then the words, 64 bits for each.
+// The Mersenne Twister MT19937 (Matsumoto and Nishimura 1998; its constants), on a copy of what
+// torch.get_rng_state() holds: seed, left, seeded, next, then the 624 words, 64 bits for each.
 struct Mt19937 {
     static constexpr int N = 624, M = 397;
     uint32_t word[N];
@@ -29,7 +29,9 @@ struct Mt19937 {
     static uint32_t twist(uint32_t u, uint32_t v) {
         return (((u & 0x80000000u) | (v & 0x7fffffffu)) >> 1) ^ (v & 1u ? 0x9908b0dfu : 0u);
     }
-    void refill() {  // two loops, because each may read only words that it does not write
+    // word[i] depends on words i + 1 and i + M, modulo N. In two loops neither reads what it has
+    // written itself, except 227 words back, so the compiler can work on several words at once.
+    void refill() {
         for (int i = 0; i < N - M; ++i) word[i] = word[i + M] ^ twist(word[i], word[i + 1]);
         for (int i = N - M; i < N - 1; ++i)
             word[i] = word[i + M - N] ^ twist(word[i], word[i + 1]);
@@ -37,6 +39,7 @@ struct Mt19937 {
         left = N + 1;
         next = 0;
     }
+    // The next `count` numbers, tempered, in runs up to the next refill.
     void draw(uint32_t* out, long count) {
         while (count > 0) {
             if (left == 1) refill();
@@ -53,11 +56,13 @@ struct Mt19937 {
     }
 };
 
-// mask[i] = value with probability keep, else 0: two words make 53 bits of a uniform number, which
-// is compared with keep as torch's double-precision bernoulli does.
-inline void draw_mask(uint8_t* state, long n, double keep, float value, float* mask) {
-    constexpr long CHUNK = 2048;
+// mask[i] = value with probability keep, else 0. torch's bernoulli compares u < keep for a double u
+// made of 53 bits of two words, the first the higher: u = bits / 2^53. The same comparison without
+// a conversion per number is bits < ceil(keep 2^53), exactly, because bits is an integer.
+extern "C" void draw_mask_f32(long n, double keep, double value, uint8_t* state, float* mask) {
+    constexpr long CHUNK = 2048;  // the words of a chunk (16 KiB) stay in the first-level cache
     const int64_t below = int64_t(std::ceil(std::ldexp(keep, 53)));
+    const float scale = float(value);
     Mt19937 engine(state);
     uint32_t words[2 * CHUNK];
     for (long start = 0; start < n; start += CHUNK) {
@@ -65,7 +70,7 @@ inline void draw_mask(uint8_t* state, long n, double keep, float value, float* m
         engine.draw(words, 2 * count);
         for (long i = 0; i < count; ++i) {
             const int64_t bits = int64_t(words[2 * i] & 0x1fffffu) << 32 | words[2 * i + 1];
-            mask[start + i] = bits < below ? value : 0.f;
+            mask[start + i] = bits < below ? scale : 0.f;
         }
     }
     engine.store(state);

@@ -1,8 +1,8 @@
-"""Forget-mult on a GPU: the two functions that qrnn.forget_mult needs, as Triton kernels.
+"""Forget-mult on a GPU: the two functions that forget_mult.py needs, as Triton kernels.
 
-Letters: T time, N = B * H columns. A program owns a block of columns and walks through time, so the
-arrays are read and written once. Sums are kept in float32, or in float64 for float64 arrays.
-Imported only when a CUDA tensor arrives; TRITON_INTERPRET=1 runs it on a CPU, for the tests.
+Notation: T time, N = B * H columns. A program owns a block of columns and walks through time, so
+that the arrays are read and written once. Sums are kept in float32, or in float64 for float64
+arrays. Imported only when a CUDA tensor arrives; TRITON_INTERPRET=1 runs it on a CPU (the tests).
 """
 
 import torch

@@ -1,26 +1,28 @@
-"""One LSTM layer (1708.02182, section 2) with its weights as arguments, so that weight drop can
-hand in a masked W_hh.
-
-Letters: T time, B batch, I input size, H hidden size. Gates in torch's order: input, forget, cell,
-output.
+"""One LSTM layer (arXiv 1708.02182, section 2) with its weights as arguments, so that weight drop
+can hand in a masked W_hh.
 
 lstm_plain is the equations as a loop; lstm gives the same numbers faster: on a CPU with the
-compiled recurrence of kernels.cpp, elsewhere with torch's own fused LSTM (cuDNN on a GPU).
+compiled recurrence of cpp/lstm.cpp, elsewhere with torch's own fused LSTM (cuDNN on a GPU).
+
+Notation: T time, B batch, I input size, H hidden size. Gates in torch's order: input, forget, cell,
+output. Arguments: x (T,B,I), h0, c0 (1,B,H), w_ih (4H,I), w_hh (4H,H), b_ih, b_hh (4H).
 """
 
 import torch
-from torch.autograd.function import Function, once_differentiable
+from torch import Tensor
+from torch.autograd.function import Function
 
-from awd_lstm import kernels
-from common.splitcross import cpu_product
+from kernels import library
+from kernels.product import product
+from kernels.second_derivatives import plain_gradients
 
-# Below this many steps repacking W_hh costs more than it gains (measured: H = 1150, B = 1 and 20).
+# Below this many steps packing W_hh costs more than it gains (measured: H = 1150, B = 1 and 20).
 SHORT = 4
 
 
-def lstm_plain(x, h0, c0, w_ih, w_hh, b_ih, b_hh):
-    """x (T,B,I), h0, c0 (1,B,H), w_ih (4H,I), w_hh (4H,H), b_ih, b_hh (4H)
-    -> output (T,B,H), (h_n, c_n) each (1,B,H)."""
+def lstm_plain(x: Tensor, h0: Tensor, c0: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor,
+               b_hh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """-> output (T,B,H), h_n and c_n, each (1,B,H)."""
     h, c = h0[0], c0[0]
     output = []
     for x_t in x:
@@ -28,12 +30,17 @@ def lstm_plain(x, h0, c0, w_ih, w_hh, b_ih, b_hh):
         c = f.sigmoid() * c + i.sigmoid() * g.tanh()
         h = o.sigmoid() * c.tanh()
         output.append(h)
-    return torch.stack(output), (h[None], c[None])
+    return torch.stack(output), h[None], c[None]
 
 
-def lstm(x, hidden, w_ih, w_hh, b_ih, b_hh):
-    """x (T,B,I), hidden (h0, c0) each (1,B,H), weights as in lstm_plain
-    -> output (T,B,H), (h_n, c_n). On a CPU the backward pass cannot itself be differentiated."""
+def lstm(x: Tensor, hidden: tuple[Tensor, Tensor], w_ih: Tensor, w_hh: Tensor, b_ih: Tensor,
+         b_hh: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """lstm_plain, fast, with nn.LSTM's arguments and results: hidden = (h0, c0)
+    -> output (T,B,H), (h_n, c_n).
+
+    On a CPU it can be differentiated twice, through lstm_plain; cuDNN refuses that with an error.
+    ValueError if the states or w_hh do not fit one another.
+    """
     h0, c0 = hidden
     B, H = x.shape[1], w_hh.shape[1]
     if h0.shape != (1, B, H) or c0.shape != (1, B, H) or w_hh.shape != (4 * H, H):
@@ -44,7 +51,7 @@ def lstm(x, hidden, w_ih, w_hh, b_ih, b_hh):
     if x.numel() == 0:
         return x.new_empty(len(x), B, H), (h0, c0)
     arguments = (x, h0, c0, w_ih, w_hh, b_ih, b_hh)
-    if len(x) < SHORT or not kernels.available(*arguments):
+    if len(x) < SHORT or not library.available(*arguments):
         return _torch_lstm(*arguments)
     if torch.is_grad_enabled() and any(a.requires_grad for a in arguments):
         output, h_n, c_n = _LSTM.apply(*arguments)
@@ -71,48 +78,50 @@ def _forward(x, h0, c0, w_ih, w_hh, b_ih, b_hh, keep):
     and all cell states (T,B,H)."""
     T, B, _ = x.shape
     H = w_hh.shape[1]
-    gates = cpu_product(x.reshape(T * B, -1), w_ih.t()).add_(b_ih + b_hh)  # (TB,4H): all steps
+    # The inputs' part of the gates needs no recurrence: one product for all steps.
+    gates = product(x.reshape(T * B, -1), w_ih.t()).add_(b_ih + b_hh)  # (TB,4H)
     output = gates.new_empty(T, B, H)
     cells = gates.new_empty(T if keep else 1, B, H)
     states = (h0.contiguous(), c0.contiguous(), output, cells)
     step = B * H if keep else 0  # 0: each cell state overwrites the last
-    matrix = (w_hh.contiguous(), _packing_buffer(w_hh))
-    kernels.call("lstm_forward", T, B, H, gates, *matrix, *states, step)
+    matrix = (w_hh.contiguous(), _room_for_packed(w_hh))
+    library.call("lstm_forward", T, B, H, gates, *matrix, *states, step)
     return output, cells[-1:].clone(), gates, cells
 
 
-def _packing_buffer(w_hh):
-    """Room for W_hh (4H,H) with H rounded up to whole panels, at most four registers wide."""
-    H = w_hh.shape[1]
-    width = 4 * kernels.lanes(w_hh.dtype)
-    return w_hh.new_empty(4 * H * (-(-H // width) * width))
+def _room_for_packed(w_hh):
+    """An array for w_hh in the order that the kernels want. Each call fills a new one: kept, it
+    would double the memory of every layer, and weight drop changes w_hh at every step anyway."""
+    return w_hh.new_empty(library.function("lstm_packed_size", w_hh.dtype)(w_hh.shape[1]))
 
 
 class _LSTM(Function):
     @staticmethod
     def forward(ctx, x, h0, c0, w_ih, w_hh, b_ih, b_hh):
         output, c_n, gates, cells = _forward(x, h0, c0, w_ih, w_hh, b_ih, b_hh, keep=True)
-        ctx.save_for_backward(x, h0, c0, w_ih, w_hh, output, gates, cells)
+        ctx.save_for_backward(x, h0, c0, w_ih, w_hh, b_ih, b_hh, output, gates, cells)
         return output, output[-1:].clone(), c_n
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, d_output, d_h, d_c):
         """Only the gate gradients need a loop over time; given them, the gradient of each matrix is
         one product over all steps."""
-        x, h0, c0, w_ih, w_hh, output, gates, cells = ctx.saved_tensors
+        *arguments, output, gates, cells = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return *plain_gradients(lstm_plain, arguments, (d_output, d_h, d_c)),
+        x, h0, c0, w_ih, w_hh, _, _ = arguments
         T, B, H = output.shape
         d_gates = torch.empty_like(gates)  # (TB,4H)
         dense = torch.contiguous_format
         dh, dc = d_h.clone(memory_format=dense), d_c.clone(memory_format=dense)
-        matrix = (w_hh.contiguous(), _packing_buffer(w_hh))
+        matrix = (w_hh.contiguous(), _room_for_packed(w_hh))
         kept = (c0.contiguous(), cells, d_output.contiguous())
-        kernels.call("lstm_backward", T, B, H, gates, *matrix, *kept, d_gates, dh, dc)
+        library.call("lstm_backward", T, B, H, gates, *matrix, *kept, d_gates, dh, dc)
         need_x, _, _, need_ih, need_hh, *need_b = ctx.needs_input_grad
         previous = torch.cat([h0, output[:-1]]).view(T * B, H)
-        dx = cpu_product(d_gates, w_ih).view_as(x) if need_x else None
+        dx = product(d_gates, w_ih).view_as(x) if need_x else None
         across = d_gates.t().contiguous()  # (4H,TB), laid out anew once for both products
-        d_ih = cpu_product(across, x.reshape(T * B, -1)) if need_ih else None
-        d_hh = cpu_product(across, previous) if need_hh else None
+        d_ih = product(across, x.reshape(T * B, -1)) if need_ih else None
+        d_hh = product(across, previous) if need_hh else None
         db = d_gates.sum(0) if any(need_b) else None
         return dx, dh, dc, d_ih, d_hh, db, db
