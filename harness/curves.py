@@ -17,9 +17,10 @@ from harness import files
 COLUMNS = ("step", "epoch", "name", "value")
 
 
-def claim(log_dir: Path | str, name: str) -> Path:
+def claim(log_dir: Path | str, name: str, save: Path | None = None) -> Path:
     """Makes log_dir/name, or name-2, name-3, ...: the first that is nobody's yet. mkdir decides, so
-    that two runs started together never share one."""
+    that two runs started together never share one. save: the run's folder, if it writes into one;
+    the run has it to itself, and the first curves may be drawn there."""
     log_dir = Path(log_dir)
     log_dir.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
@@ -27,19 +28,21 @@ def claim(log_dir: Path | str, name: str) -> Path:
         try:
             folder.mkdir()
         except FileExistsError:
-            continue
+            if save is None or not folder.samefile(save) or (folder / "metrics.csv").exists():
+                continue
         return folder.absolute()
     raise AssertionError
 
 
-def continued(state: dict, own: bool, log_dir: Path | str, name: str) -> Path:
+def continued(state: dict, own: bool, log_dir: Path | str, name: str, save: Path | None = None
+              ) -> Path:
     """Where a resumed run's curves go on: where they were, if the state is its `own`. A copy of
     another run leaves that one's curves alone: it gets a folder of its own with the rows so far."""
     folder = Path(state["metrics"])
     if own:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
-    copy = claim(log_dir, name)
+    copy = claim(log_dir, name, save)
     if (folder / "metrics.csv").is_file():
         shutil.copyfile(folder / "metrics.csv", copy / "metrics.csv")
     return copy

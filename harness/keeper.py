@@ -209,9 +209,10 @@ class Keeper:
     def _open_curves(self, state: dict | None) -> None:
         args, own = self.args, state and self.places.is_own(state)
         settings = {"script": self.script, **flags.plain(args)}
+        save = Path(self.places.given) if self.places.folder else None
+        place = args.log_dir, self.places.name, save
         try:
-            folder = (curves.continued(state, own, args.log_dir, self.places.name) if state
-                      else curves.claim(args.log_dir, self.places.name))
+            folder = (curves.continued(state, own, *place) if state else curves.claim(*place))
             self.curves = curves.Curves(folder, settings, self.run.progress.step,
                                         state["metrics_size"] if state else 0)
             if self.text_log_of:
