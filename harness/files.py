@@ -152,15 +152,16 @@ def read(path: str | Path, safe: tuple[type, ...] = ()) -> dict:
 def _check(file) -> None:
     """Compares the archive's CRCs with its bytes. Raises whatever zipfile raises, or ValueError."""
     start = file.read(len(ZIP_START))
-    file.seek(0)
     if start == ZIP_START:
         with zipfile.ZipFile(file) as archive:
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"the CRC of its part {damaged} does not match")
     elif zipfile.is_zipfile(file):  # torch.load would take it for something else
         raise ValueError("its beginning is changed")
-    elif tarfile.is_tarfile(file):  # PyTorch's first format, whose reader is not restricted
-        raise pickle.UnpicklingError
+    else:
+        file.seek(0)  # is_tarfile looks from here on, and takes an end for an empty archive
+        if tarfile.is_tarfile(file):  # PyTorch's first format, whose reader is not restricted
+            raise pickle.UnpicklingError
     file.seek(0)
 
 
