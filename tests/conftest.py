@@ -16,12 +16,13 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def no_trace():
     """A run in this process takes over Ctrl-C and may change torch's settings: put them back."""
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     yield
     for signum, handler in handlers.items():
         signal.signal(signum, handler)
     torch.set_default_dtype(dtype)
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
+    if torch.are_deterministic_algorithms_enabled():  # setting it imports half of torch
+        torch.use_deterministic_algorithms(False)
     torch.set_flush_denormal(False)
