@@ -81,6 +81,7 @@ class Keeper:
         self.text_log: curves.TextLog | None = None
         self._early: list[str] = []              # said before the text log was open
         self._signum = 0
+        self._closing = False
         self._handlers: dict = {}
 
     # -------------------------------------------------------------------- beginning and end
@@ -119,9 +120,10 @@ class Keeper:
         return self._stack.__exit__(kind, error, trace)
 
     def _leave_early(self, stop: Interrupted) -> None:
-        """The state as it stands, and how to go on. After --max-steps it is written already, and
-        evaluation has since disturbed the hidden states."""
-        if not self.out_of_steps():
+        """The state as it stands, and how to go on. It is written already after --max-steps, where
+        evaluation has since disturbed the hidden states, and in the closing test, which has put the
+        best weights in the place of the last."""
+        if not self.out_of_steps() and not self._closing:
             self.save()
         self.say(f"{'-' * 89}\nExiting from training early\n"
                  f"To go on: the same command with --resume ({self.places.state})")
@@ -263,7 +265,8 @@ class Keeper:
         self.fabric.barrier()
 
     def read_best(self) -> dict:
-        """The best model so far. Raises BadInput."""
+        """The best model so far, for the closing test. Raises BadInput."""
+        self._closing = True
         self.fabric.barrier()
         with bad_input(f"{self.places.flag}: "):
             return files.read(self.best())
