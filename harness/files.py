@@ -172,14 +172,14 @@ def read_or_previous(path: str | Path, safe: tuple[type, ...] = ()) -> dict:
         return read(path, safe)
     except ValueError as error:
         beside = previous(os.path.realpath(path))  # where `write` keeps that of a link
-        before = next(filter(Path.is_file, (previous(path), beside, _previous_0_1(path))), None)
+        before = next(filter(Path.is_file, (previous(path), beside, previous_0_1(path))), None)
         if before is None:
             raise
         print(f"{error}; going on from the state before it, {before}", file=sys.stderr)
         return read(before, safe)
 
 
-def _previous_0_1(path: str | Path) -> Path:
+def previous_0_1(path: str | Path) -> Path:
     """The name that release 0.1 gave to the state before: x.state.pt -> x.state.prev.pt."""
     path = Path(path)
     return path.with_suffix(f".prev{path.suffix}")

@@ -1,6 +1,7 @@
 """The names of a run's files. They are appended to what the user typed, so that no two runs share
 one: PTB.pt, PTB.pt.state, PTB.pt.finetune.state, .PTB.pt.lock."""
 
+import contextlib
 import os
 import time
 from argparse import Namespace
@@ -104,12 +105,25 @@ class Places:
         x.pt.main, for when it is overwritten. Raises BadInput.
         """
         moved = []
-        for path in (self.best, self.state, files.previous(self.state), *self.also):
+        for path in (self.best, self.state, files.previous(self.state), *self.also,
+                     *self._states_0_1()):
             label, keep = ("main", True) if tunes and path == self.best else ("old", False)
             with bad_input(f"{self.flag}: "):
                 if (new := files.set_aside(path, label, keep)) is not None:
                     moved.append((path, new))
         return moved
+
+    def _states_0_1(self) -> list[Path]:
+        """This run's states under their names in release 0.1, where x.a and x.b shared one."""
+        found = [self.state_0_1, files.previous_0_1(self.state_0_1)]
+        if self.folder:
+            return found
+        own = []
+        for path in found:
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                save = files.read(path).get("args", {}).get("save")
+                own += [path] if Path(str(save)).name == self.best.name else []
+        return own
 
 
 def name_by_time() -> str:
