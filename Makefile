@@ -5,7 +5,7 @@ VENV ?= .venv
 PYTHON ?= python3
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
-RECORD := $(PY) results/record.py
+RECORD := $(PY) -m report
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
@@ -27,7 +27,7 @@ $(READY): pyproject.toml constraints.txt
 
 # ------------------------------------------------------------------------------------- tests
 demo: setup demo-awd-lstm demo-awd-scratch demo-trellisnet demo-sparse-seq demo-tnn-alm demo-tnn-im demo-tnn-lra  ## every system trains, evaluates and reports, in minutes, on embedded text
-	@$(PY) results/report.py --html runs/demo/index.html --from runs/demo
+	@$(PY) -m report --html runs/demo/index.html --from runs/demo
 
 test: setup data-pydoc data-digits  ## the test suite (golden numbers, unit, end to end)
 	$(PY) -m pytest -n $(JOBS) -m 'not slow'
@@ -55,7 +55,7 @@ bench: setup  ## speed against the plain form, side by side
 	$(PY) benchmarks/tnn_lra.py
 
 report: setup  ## results/README.md from the recorded runs
-	$(PY) results/report.py
+	$(PY) -m report
 
 # -------------------------------------------------------------------------------------- data
 .PHONY: data-digits data-mnist data-cifar10 data-pydoc data-ptb data-ptbc data-wt2 data-wt103 data-enwik8 data-all

@@ -20,7 +20,7 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-RECORD = [sys.executable, str(ROOT / "results" / "record.py")]
+RECORD = [sys.executable, "-m", "report"]
 SCRIPT = "sparse_seq/sequence_labeling/main.py"
 SETTINGS = ["--nhid", "10", "--epochs", "50", "--dropouti", "0.2", "--wdrop", "0.2",
             "--data", "data/pos/conll2000"]
@@ -62,12 +62,12 @@ def run_grid(points: list[tuple[str, int, int]]) -> None:
         done = subprocess.run(
             [*RECORD, "run", row(kind), name, "--like", f"sparse-pos-{kind}", "--shrunk", SHRUNK,
              "--resume-flag=--resume", "--resume-if", f"{name}/state.pt", "--",
-             *command(kind, size, seed)], check=False)
+             *command(kind, size, seed)], cwd=ROOT, check=False)
         if done.returncode:
             sys.exit(done.returncode)
     for kind in KINDS:
         if any(point[0] == kind for point in points):
-            subprocess.run([*RECORD, "finish", row(kind)], check=True)
+            subprocess.run([*RECORD, "finish", row(kind)], cwd=ROOT, check=True)
 
 
 def recorded() -> dict[str, dict[int, list[float]]]:

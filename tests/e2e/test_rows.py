@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from results.published import ROWS
+from report.published import ROWS
 
 ROOT = Path(__file__).resolve().parents[2]
 

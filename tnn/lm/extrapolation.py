@@ -2,7 +2,8 @@
 
     python tnn/lm/extrapolation.py results/records/tnn-extrapolation OUT.png [--trained 512]
 
-The folder holds records of one row (results/record.py); the newest one's steps length-N are drawn.
+The folder holds records of one row (`python -m report finish`); of the newest one the steps
+length-N are drawn.
 """
 
 import argparse

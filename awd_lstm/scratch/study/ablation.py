@@ -9,9 +9,9 @@ averaging, fine-tuning and the cache on top of the paper's recipe; 40 minutes on
 `parity`: this directory against awd_lstm/main.py (nn.LSTM), same settings, three seeds; 10 minutes.
 `curves`: only draws, the published code's 500 epochs and every recorded run of awd-scratch-ptb.
 
-Every run is one of results/record.py's, in runs/awd-scratch-<experiment>/; typed again, finished
-runs are skipped and an interrupted one goes on. Table, plot and numbers: results/awd-scratch-*/.
---smoke does a few updates of each run, below runs/smoke.
+Every run is recorded by `python -m report run`, in runs/awd-scratch-<experiment>/; typed again,
+finished runs are skipped and an interrupted one continues. Table, plot and numbers:
+results/awd-scratch-*/. --smoke does a few updates of each run, below runs/smoke.
 """
 
 import argparse
@@ -25,7 +25,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(ROOT)
 
 from awd_lstm.scratch.study import ablation_report
-from results.store import make_workdir
+from report.step_files import make_workdir
 
 MAIN = "awd_lstm/scratch/main.py"
 LINES = {"train": 3000, "valid": 1000, "test": 1000}  # of the Penn Treebank's files
@@ -96,10 +96,10 @@ class Experiment:
     def run(self, step: str, script: str, flags: str, state: str) -> None:
         """One recorded run; ends the program with its exit code if it fails."""
         words = [script, *flags.split(), *(["--max-steps", "4"] if self.smoke else [])]
-        record = [sys.executable, str(ROOT / "results/record.py"), "run", self.row, step,
+        record = [sys.executable, "-m", "report", "run", self.row, step,
                   *(["--smoke"] if self.smoke else []), "--resume-flag=--resume",
                   "--resume-if", state, "--shrunk", "a slice of PTB, small layers, few epochs"]
-        code = subprocess.run([*record, "--", *words], check=False).returncode
+        code = subprocess.run([*record, "--", *words], cwd=ROOT, check=False).returncode
         if code:
             sys.exit(code)
 

@@ -1,12 +1,12 @@
-"""Tables and plots of ablation.py's runs, from what results/record.py wrote about them."""
+"""Tables and plots of ablation.py's runs, from what `python -m report run` wrote about them."""
 
 import csv
 import statistics
 from pathlib import Path
 
-from results import machine
-from results.record import scrubbed
-from results.store import read_json, write_json
+from report import provenance
+from report.finish_row import scrubbed
+from report.json_files import read_json, write_json
 
 KEPT = ("step", "command", "commit", "dirty", "seed", "date", "versions", "hardware", "threads",
         "wall_seconds", "curve", "final")
@@ -36,7 +36,7 @@ def heading(title: str, runs: dict[str, dict], command: str, text: str) -> list[
     some = next(iter(runs.values()))
     minutes = sum(run["wall_seconds"] for run in runs.values()) / 60
     return [f"# {title}", "", f"Written by `{command}`; numbers: [runs.json](runs.json). "
-            f"{machine.describe(some['hardware'])}, {some['threads']} thread, torch "
+            f"{provenance.describe(some['hardware'])}, {some['threads']} thread, torch "
             f"{some['versions']['torch']}, {minutes:.0f} minutes in all.", "", text, ""]
 
 

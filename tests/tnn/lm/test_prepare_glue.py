@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from results import loglines
+from report import log_lines
 from tnn.lm import extrapolation, prepare_glue
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -84,7 +84,7 @@ def test_sweep_of_the_newest_record(tmp_path):
 
 
 def test_validation_within_an_epoch_is_a_fraction_of_it():
-    curve, _ = loglines.parse_log(
+    curve, _ = log_lines.parse_log(
         "train_inner | epoch 001:     10 / 200 loss=15.1, ppl=34278.2, num_updates=10\n"
         "epoch 001 | valid on 'valid' subset | loss 8.7 | ppl 434.2 | wps 4 | num_updates 50\n"
         "epoch 001 | valid on 'valid' subset | loss 8.2 | ppl 313.3 | num_updates 100 | best 8\n"

@@ -1,4 +1,7 @@
-"""Starts a command, shows and logs its output, passes Ctrl-C on, and measures it."""
+"""Starts a command, shows and logs its output, passes Ctrl-C on, and measures it.
+
+The command learns from HARNESS_CURVES_LIST where to note the folders of its curves.
+"""
 
 import os
 import shutil
@@ -6,16 +9,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from results.store import ROOT, UserError
+from report import ROOT
+from report.errors import UserError
+from report.step_files import Step
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # all reach the command as Ctrl-C
 
 
-def executable(command, workdir):
-    """The typed command -> what is started: script paths made absolute, `python` = this Python."""
+def executable(command: list[str], workdir: Path) -> list[str]:
+    """The typed command -> what is started: script paths made absolute, `python` = this Python.
+    Raises UserError."""
     words = list(command)
     if words[0] in ("python", "python3"):
         words[0] = sys.executable
@@ -33,19 +41,21 @@ def executable(command, workdir):
     return words
 
 
-def child_environment():
+def child_environment(step: Step) -> dict[str, str]:
     """This environment, unbuffered, with this Python's tools first on the PATH."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**os.environ, "PYTHONUNBUFFERED": "1", "PATH": path}
+    return {**os.environ, "PYTHONUNBUFFERED": "1", "PATH": path,
+            "HARNESS_CURVES_LIST": str(step.curves)}
 
 
 @contextmanager
-def passing_signals(children):
-    """Ctrl-C (and a polite kill) reaches the command once, and we wait for it; yields the hits."""
-    hits = []
+def passing_signals(children: list[subprocess.Popen]) -> Iterator[list[int]]:
+    """Ctrl-C (and a polite kill) reaches the command once, and we wait for it; yields the list of
+    signals that came."""
+    received = []
 
     def handler(signum, frame):
-        hits.append(signum)
+        received.append(signum)
         for child in children:
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGINT)
@@ -55,13 +65,13 @@ def passing_signals(children):
     for signum in kept:
         signal.signal(signum, handler)
     try:
-        yield hits
+        yield received
     finally:
         for signum, old in kept.items():
             signal.signal(signum, old)
 
 
-def tee(stream, log):
+def tee(stream: BinaryIO, log: BinaryIO) -> None:
     """Copies the command's output to the log and, while someone listens, to the screen."""
     sys.stdout.flush()
     while chunk := os.read(stream.fileno(), 65536):
@@ -74,22 +84,22 @@ def tee(stream, log):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def execute(words, step, headline):
+def execute(words: list[str], step: Step, headline: str) -> tuple[int, bool, float, int]:
     """Runs a command to its end -> (exit code, interrupted, wall seconds, peak RSS in MB)."""
     began, children = time.monotonic(), []
-    with open(step.log, "ab") as log, passing_signals(children) as hits:
+    with open(step.log, "ab") as log, passing_signals(children) as received:
         log.write(f"{headline}\n".encode())
         log.flush()
         child = subprocess.Popen(
-            words, cwd=step.workdir, env=child_environment(), stdin=subprocess.DEVNULL,
+            words, cwd=step.workdir, env=child_environment(step), stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
         children.append(child)
-        if hits:  # the signal came while we were starting it
+        if received:  # the signal came while we were starting it
             os.killpg(child.pid, signal.SIGINT)
         tee(child.stdout, log)
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = code = os.waitstatus_to_exitcode(status)
         child.stdout.close()
     unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss: bytes there, KiB here
-    seconds = round(time.monotonic() - began, 2)
-    return (code if code >= 0 else 128 - code), bool(hits), seconds, round(usage.ru_maxrss / unit)
+    return (code if code >= 0 else 128 - code, bool(received),
+            round(time.monotonic() - began, 2), round(usage.ru_maxrss / unit))

@@ -10,12 +10,12 @@ from pathlib import Path
 OUTPUTS = ("results/README.md", "results/figures", "results/records")  # never make a tree dirty
 
 
-def hardware():
+def hardware() -> dict:
     """CPU model, cores this process may use, memory; GPUs come from torch_facts()."""
     return {"cpu": cpu_model(), "cores": usable_cores(), "ram_gb": memory_gb()}
 
 
-def cpu_model():
+def cpu_model() -> str:
     """The name the processor gives itself."""
     try:
         text = Path("/proc/cpuinfo").read_text()
@@ -25,7 +25,7 @@ def cpu_model():
     return match.group(1).strip() if match else platform.processor() or platform.machine()
 
 
-def usable_cores():
+def usable_cores() -> int:
     """Cores this process may run on."""
     try:
         return len(os.sched_getaffinity(0))
@@ -33,7 +33,7 @@ def usable_cores():
         return os.cpu_count()
 
 
-def memory_gb():
+def memory_gb() -> float | None:
     """Main memory in GiB, one decimal; None where the system does not tell."""
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
@@ -41,7 +41,7 @@ def memory_gb():
         return None
 
 
-def torch_facts():
+def torch_facts() -> tuple[str | None, int | None, list[str]]:
     """Version, threads and CUDA devices as torch sees them; (None, None, []) without torch."""
     try:
         import torch  # takes seconds: only here, when a step has succeeded
@@ -53,7 +53,7 @@ def torch_facts():
     return torch.__version__, torch.get_num_threads(), gpus
 
 
-def version(package):
+def version(package: str) -> str | None:
     """Version of an installed package, or None."""
     try:
         return importlib.metadata.version(package)
@@ -61,7 +61,7 @@ def version(package):
         return None
 
 
-def facts():
+def facts() -> dict:
     """Everything about machine and versions that goes into a step's record."""
     torch_version, threads, gpus = torch_facts()
     return {
@@ -75,7 +75,7 @@ def facts():
     }
 
 
-def describe(machine):
+def describe(machine: dict) -> str:
     """One phrase for a hardware dict, GPUs first."""
     cpu = f"{machine['cpu']}, {machine['cores']} cores, {machine['ram_gb']} GiB"
     gpus = machine.get("gpus") or []
@@ -83,7 +83,17 @@ def describe(machine):
     return "; ".join([*names, cpu])
 
 
-def slug(machine):
+def versions_of(step: dict) -> str:
+    """One phrase for the versions in a step's record."""
+    return ", ".join(f"{name} {value}" for name, value in step["versions"].items())
+
+
+def commit_of(step: dict) -> str:
+    """Seven digits of a step's commit, and whether the source had been changed since."""
+    return (step["commit"] or "none")[:7] + (" + changes" if step["dirty"] else "")
+
+
+def slug(machine: dict) -> str:
     """The part of a file name that says where a result was made."""
     gpus = machine.get("gpus") or []
     name = f"{len(gpus)}x-{gpus[0]}" if gpus else f"{machine['cpu']} {machine['cores']}c"
@@ -91,7 +101,7 @@ def slug(machine):
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40].strip("-")
 
 
-def git_state(root):
+def git_state(root: Path) -> tuple[str | None, bool | None]:
     """(commit, dirty) of the source tree; (None, None) outside git or before a first commit.
 
     Untracked files and what the report itself writes do not count as changes.
