@@ -52,7 +52,8 @@ class Keeper:
         default_save: the value of --save in place of None, asked of the first process.
         writes: False for a call that only evaluates.
         tunes: the run begins from the best model in --save, see Places.set_aside.
-        text_log: a file for what the run says, given the arguments.
+        text_log: a file for what the run says: given the arguments; or a name, for a file in the
+            folder of the curves, which no other run shares.
         upgrade: turns a training state of an earlier release into one of this one (`save` below
             shows its entries); returns anything else as it is.
         takes_weights: --resume may name a model file, which is then in `weights`.
@@ -64,7 +65,7 @@ class Keeper:
 
     def __init__(self, script: str, args: Namespace, *,
                  default_save: Callable[[], str] | None = None, writes: bool = True,
-                 tunes: bool = False, text_log: Callable[[Namespace], Path] | None = None,
+                 tunes: bool = False, text_log: Callable[[Namespace], Path] | str | None = None,
                  upgrade: Callable[[dict], dict] = lambda content: content,
                  takes_weights: bool = False, safe: tuple[type, ...] = (),
                  free: Iterable[str] = (), ddp: dict | None = None, **places):
@@ -218,7 +219,9 @@ class Keeper:
             self.curves = curves.Curves(folder, settings, self.run.progress.step,
                                         state["metrics_size"] if state else 0)
             if self.text_log_of:
-                self._open_text_log(self.text_log_of(args), state if own else None)
+                path = (folder / self.text_log_of if isinstance(self.text_log_of, str)
+                        else self.text_log_of(args))
+                self._open_text_log(path, state if own else None)
         except OSError as error:
             raise BadInput(f"--log-dir {args.log_dir}: {error.strerror}: "
                            f"{error.filename}") from error
