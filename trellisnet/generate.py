@@ -15,23 +15,10 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch
-from torch import Tensor
-
-from trellisnet import args as flags
-from trellisnet.char_PTB import data as characters
-from trellisnet.char_PTB import model as char_model
-from trellisnet.environment import BadInput, make_fabric, orderly_exit
-from trellisnet.lm import TrainingLoss, TrellisNetLM
-from trellisnet.run import read_model
-from trellisnet.trellisnet import TrellisNet
-from trellisnet.word_PTB import data as words
-from trellisnet.word_PTB import model as word_model
-from trellisnet.word_WT103 import model as wt103_model
+from harness import flags
+from trellisnet.char_PTB.utils import DATASETS
 
 HERE = Path(__file__).resolve().parent
-BUILD = {"word_PTB": word_model.build, "word_WT103": wt103_model.build,
-         "char_PTB": char_model.build}
 DATA = {"word_PTB": "word_PTB/data/penn", "word_WT103": "word_WT103/data/wikitext-103",
         "char_PTB": "char_PTB/data"}
 
@@ -39,11 +26,11 @@ DATA = {"word_PTB": "word_PTB/data/penn", "word_WT103": "word_WT103/data/wikitex
 # ------------------------------------------------------------------------------------- settings
 def parse_args(argv: list[str] | None = None) -> Namespace:
     p = flags.parser("Samples text from a trained TrellisNet language model")
-    p.add_argument("--task", default="word_PTB", choices=BUILD, help="which script trained it")
+    p.add_argument("--task", default="word_PTB", choices=DATA, help="which script trained it")
     p.add_argument("--load", required=True, metavar="FILE", help="model file of that script")
     p.add_argument("--data", default=None, metavar="DIR",
                    help="texts that it was trained on, for the vocabulary (None: the task's)")
-    p.add_argument("--dataset", default="ptb", choices=characters.DATASETS,
+    p.add_argument("--dataset", default="ptb", choices=DATASETS,
                    help="char_PTB: which text")
     p.add_argument("--prompt", default="", metavar="TEXT", help="text to go on from")
     p.add_argument("--words", type=int, default=100, metavar="N", help="tokens to generate")
@@ -54,14 +41,36 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     p.add_argument("--seed", type=int, default=1111, help="same seed, same text")
     p.add_argument("--outf", default="-", metavar="FILE",
                    help="text file to write, UTF-8; - for standard output")
-    flags.machine(p)
-    args = p.parse_args(argv)
+    flags.add_machine(p)
+    args = flags.parse(p, argv)
     if not args.temperature >= 1e-3:
         p.error("--temperature has to be greater or equal 1e-3")
-    if args.words < 0 or args.top_k < 0:
-        p.error("--words and --top-k must not be negative")
+    flags.check(p, args, not_negative=("words", "top_k"))
     args.data = args.data or str(HERE / DATA[args.task])
     return args
+
+
+if __name__ == "__main__":
+    parse_args()  # -h and typing mistakes answer before torch is imported
+
+import torch
+from torch import Tensor
+
+from harness.endings import BadInput, orderly_exit
+from harness.inputs import load_in_turn
+from harness.machine import make_fabric
+from trellisnet import model_files
+from trellisnet.char_PTB import model as char_model
+from trellisnet.char_PTB.data import Characters
+from trellisnet.lm import TrainingLoss, TrellisNetLM
+from trellisnet.text import EOS
+from trellisnet.trellisnet import TrellisNet
+from trellisnet.word_PTB import model as word_model
+from trellisnet.word_PTB.data import load_corpus
+from trellisnet.word_WT103 import model as wt103_model
+
+BUILD = {"word_PTB": word_model.build, "word_WT103": wt103_model.build,
+         "char_PTB": char_model.build}
 
 
 # ------------------------------------------------------------------------------------ generation
@@ -143,15 +152,15 @@ def prompt_ids(prompt: str, spaced: bool, vocabulary: list[str]) -> list[int]:
     ids = [index.get(token, unknown) for token in tokens]
     if None in ids:
         raise BadInput(f"--prompt: {tokens[ids.index(None)]!r} is not in the vocabulary of --data")
-    return [index[words.EOS if spaced else characters.EOS], *ids]
+    return [index[EOS], *ids]
 
 
 def run(args: Namespace) -> None:
     fabric = make_fabric(args)
     spaced = args.task != "char_PTB"
-    corpus = (words.load_corpus(args.data, fabric) if spaced
-              else characters.load_corpus(args.data, args.dataset, fabric))
-    content = read_model(args.load, args)
+    corpus = load_in_turn(fabric, lambda: load_corpus(args.data) if spaced
+                          else Characters(args.data, args.dataset), f"--data {args.data}")
+    content = model_files.read(args.load)
     trained = Namespace(**content["args"])
     if content.get("vocabulary") != corpus.digest():
         raise BadInput(f"--load {args.load} was trained on other words than those of --data "
@@ -165,13 +174,13 @@ def run(args: Namespace) -> None:
     loss = fabric.to_device(loss)
     start = prompt_ids(args.prompt, spaced, corpus.words)
     torch.manual_seed(args.seed)  # building the model has drawn from the stream
-    between, line_end = (" ", words.EOS) if spaced else ("", characters.EOS)
+    between = " " if spaced else ""
     with (open(1, "w", encoding="utf-8", closefd=False) if args.outf == "-"
           else open(args.outf, "w", encoding="utf-8")) as out, fabric.autocast():
         out.write(args.prompt + between if args.prompt else "")
         for word in generate(loss, start, args.words, args.temperature, args.top_k):
             token = corpus.words[word]
-            out.write("\n" if token == line_end else token + between)
+            out.write("\n" if token == EOS else token + between)
         out.write("\n")
 
 

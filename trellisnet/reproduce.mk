@@ -2,7 +2,7 @@
 # step is run, recorded and resumed; SMOKE=1 appends settings that shrink it.
 
 trellis-run = $(RECORD) run $(1) main $(if $(SMOKE),--smoke) --resume-flag=--resume \
-	--resume-if $(2).state.pt --
+	--resume-if $(2).pt.state --
 trellis-finish = $(RECORD) finish $(1) main $(if $(SMOKE),--smoke --into runs/smoke/records)
 
 ifdef SMOKE

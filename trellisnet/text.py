@@ -1,14 +1,14 @@
 """Text to ids: three texts, tokens numbered by first appearance over train, valid, test.
 
 The ids are cached beside the texts, in one .npz file named after the texts' SHA-256, so a changed
-text is never confused with its former self, and ends with its own checksum (files.seal): those of
-the zip format say nothing of an array whose damaged header makes it shorter.
+text is never confused with its former self. The archive's CRCs tell of damage.
 """
 
 import contextlib
 import hashlib
 import os
 import sys
+import zipfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trellisnet.files import check, seal
-
 SPLITS = ("train", "valid", "test")
 EOS = "<eos>"
+BOM = "\ufeff"   # before a text; also before a line, where files were joined
+RULES = 2        # of tokenising: a cache made by others is not looked at
 CHUNK = 1 << 24  # bytes of text at a time: bounds the memory, not the result
 
 # Pieces of a text -> tokens; called for one text after another.
@@ -27,7 +27,8 @@ Tokeniser = Callable[[Path], Iterable[list[str]]]
 
 
 class Corpus:
-    """`train`, `valid`, `test`: int32 tensors of ids. `words`: id -> token."""
+    """`train`, `valid`, `test`: int32 tensors of ids. `words`: id -> token. `files`: split -> text,
+    and `digests`: its file name -> its SHA-256. `cached`: the ids were there already."""
 
     def __init__(self, files: dict[str, Path], tokenise: Tokeniser, unit: str,
                  between: tuple[str, ...] = ()):
@@ -39,11 +40,10 @@ class Corpus:
         for path in files.values():
             if not path.is_file():
                 raise FileNotFoundError(f"no {path.name} in {path.parent}")
-        digest = hashlib.sha256()
-        for split in SPLITS:
-            with files[split].open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        cache = files["train"].parent / f".trellisnet-{unit}-{digest.hexdigest()[:16]}.npz"
+        self.files = files
+        self.digests = {files[split].name: _sha256(files[split]) for split in SPLITS}
+        key = hashlib.sha256(b"".join(map(bytes.fromhex, self.digests.values()))).hexdigest()[:16]
+        cache = files["train"].parent / f".trellisnet-{unit}-{RULES}-{key}.npz"
         arrays = _read_cache(cache)
         self.cached = arrays is not None
         if arrays is None:
@@ -61,11 +61,22 @@ class Corpus:
         return hashlib.sha256("\n".join(self.words).encode()).hexdigest()
 
 
+def word_corpus(folder: Path) -> Corpus:
+    """train.txt, valid.txt and test.txt of a folder, tokenised at white space, <eos> at each line
+    end. Raises like Corpus."""
+    return Corpus({split: folder / f"{split}.txt" for split in SPLITS}, words_of, "words")
+
+
 def words_of(path: Path) -> Iterator[list[str]]:
     """Whitespace-separated words, <eos> at each line end."""
     with path.open(encoding="utf-8") as file:
         while lines := file.readlines(CHUNK):
-            yield [word for line in lines for word in (*line.split(), EOS)]
+            yield [word for line in lines for word in (*line.lstrip(BOM).split(), EOS)]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _tokenise(files: dict[str, Path], tokenise: Tokeniser, between: tuple[str, ...]) -> dict:
@@ -92,26 +103,29 @@ def _tokenise(files: dict[str, Path], tokenise: Tokeniser, between: tuple[str, .
 
 def _read_cache(path: Path) -> dict | None:
     try:
-        check(path, ours=True)
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # np.load does not compare all of an array's bytes
+                raise ValueError("a CRC does not match")
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in (*SPLITS, "words")}
     except FileNotFoundError:
         return None
-    except Exception:  # whatever a damaged archive makes numpy raise
+    except Exception:  # whatever a damaged archive makes zipfile or numpy raise
         print(f"damaged cache {path}: tokenising again", file=sys.stderr)
         return None
 
 
 def _write_cache(path: Path, arrays: dict) -> None:
     """A read-only data folder means no cache, nothing worse."""
-    part = path.with_suffix(f".{os.getpid()}.part")
+    part = Path(f"{path}.{os.getpid()}.part")
     try:
-        with part.open("w+b") as file:
+        part.unlink(missing_ok=True)
+        with part.open("xb") as file:
             np.savez(file, **arrays)
-            seal(file)
         part.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
         print(f"no cache of the tokenised text ({error}): the next start tokenises again",
               file=sys.stderr)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)

@@ -25,6 +25,25 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from harness import flags
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    p = flags.parser("Theorem 1 on a random LSTM")
+    sizes = {"layers": (2, "of the LSTM"), "hidden": (20, "its hidden size"),
+             "inputs": (10, "its input size"), "window": (12, "steps that it is truncated to"),
+             "steps": (40, "length of the random input"), "batch": (4, "sequences in it")}
+    for name, (default, meaning) in sizes.items():
+        p.add_argument(f"--{name}", type=int, default=default, help=meaning)
+    p.add_argument("--seed", type=int, default=1111, help="of weights and input")
+    args = flags.parse(p, argv)
+    flags.check(p, args, positive=sizes)
+    return args
+
+
+if __name__ == "__main__":
+    parse_args()  # -h and typing mistakes answer before torch is imported
+
 import torch
 from torch import Tensor, nn
 
@@ -102,19 +121,6 @@ def truncated_lstm(lstm: nn.LSTM, x: Tensor, window: int) -> Tensor:
     """Top layer's output at each t from the inputs t-window+1 ... t alone: (L, N, E) ->
     (L, N, hidden)."""
     return torch.stack([lstm(x[max(0, t + 1 - window):t + 1])[0][-1] for t in range(len(x))])
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(description="Theorem 1 on a random LSTM",
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    for name, default in (("layers", 2), ("hidden", 20), ("inputs", 10), ("window", 12),
-                          ("steps", 40), ("batch", 4), ("seed", 1111)):
-        p.add_argument(f"--{name}", type=int, default=default)
-    args = p.parse_args(argv)
-    for name, value in vars(args).items():
-        if name != "seed" and value < 1:
-            p.error(f"--{name} must be at least 1")
-    return args
 
 
 def main(argv: list[str] | None = None) -> None:

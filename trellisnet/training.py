@@ -1,276 +1,321 @@
-"""The loop of the three language models: epochs, evaluation, the best model, the closing test.
+"""What training the three language models shares: texts, epochs, evaluation, the closing test. The
+schedule is each script's own:
 
-Each script gives its own readings of the text, its lines, and what it does after an epoch.
+    with keep("trellisnet/word_PTB/word_ptb.py", args) as keeper:
+        run = build(args, keeper, corpus, make_loss, RECIPE)
+        for valid in epochs(run):         trains an epoch, evaluates, keeps the best model
+            ...                           what the script does about the learning rate
+        closing_test(run)
 """
 
 import math
-import signal
-import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from common.asgd import averaged
-from trellisnet import files
-from trellisnet.environment import BadInput, Interrupted, bad_input
+from common.splitcross import perplexity
+from harness import files, machine
+from harness.endings import BadInput, bad_input
+from harness.inputs import load_in_turn
+from harness.keeper import Keeper
+from trellisnet import model_files, release1
+from trellisnet.learning import Learning, Run, take_sizes, warn
 from trellisnet.lm import Reading, TrainingLoss, batchify, evaluate, segments
-from trellisnet.run import Run, load_model, read_model
 from trellisnet.text import Corpus
+from trellisnet.trellisnet import Hidden
 from trellisnet.weights import load_original_state, original_state
 
-STEP_WORD = ("| epoch {epoch:3d} | {batch:5d}/{batches:5d} batches | lr {lr} | ms/batch {ms:5.2f} "
-             "| raw_loss {raw:5.2f} | aux_loss {aux:5.2f} | ppl {ppl:8.2f}")
-EPOCH_WORD = ("| end of epoch {epoch:3d} | time: {seconds:5.2f}s | {split} loss {loss:5.2f} "
-              "| {split} ppl {ppl:8.2f}")
-END_WORD = "| End of training | test loss {loss:5.2f} | test ppl {ppl:8.2f}"
+WORD_LINES = {
+    "step": "| epoch {epoch:3d} | {batch:5d}/{batches:5d} batches | lr {lr} | ms/batch {ms:5.2f} "
+            "| raw_loss {raw:5.2f} | aux_loss {aux:5.2f} | ppl {ppl:8.2f}",
+    "epoch": "| end of epoch {epoch:3d} | time: {seconds:5.2f}s | {split} loss {loss:5.2f} "
+             "| {split} ppl {ppl:8.2f}",
+    "end": "| End of training | test loss {loss:5.2f} | test ppl {ppl:8.2f}"}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Recipe:
-    """What differs between the three tasks."""
+    """How a task's texts are read and its lines look."""
 
     train: Reading
     evaluate: Reading
-    eval_batch_sizes: tuple[int, int]              # columns of the validation and test texts
-    weights_file: str                              # where the best weights end up, below weights/
-    end_of_epoch: Callable[["Run", float], None]   # the schedule, given the validation loss
-    lr: str = "{:02.2f}"                           # how the log shows the learning rate
-    step: str = STEP_WORD
-    epoch: str = EPOCH_WORD
-    end: str = END_WORD
-    say_sizes: bool = False                        # of the texts, as character PTB does
+    eval_columns: int                # of the validation and test texts
+    lr: str                          # how the log shows the learning rate
+    step: str
+    epoch: str
+    end: str
+    say_sizes: bool = False          # of the texts, as character PTB does
 
 
-class LanguageModelRun(Run):
-    """A run on a text."""
+@dataclass
+class TextProgress(Learning):
+    row: int = 0           # of the training text: where the next segment begins
+    batch: int = 0         # segments done in this epoch
+    raw: float = 0.0       # sums since the last report
+    aux: float = 0.0
+    best: float | None = None
+    val_losses: list[float] = field(default_factory=list)  # of the epochs before
 
-    def __init__(self, args: Namespace, fabric: Fabric, loss: TrainingLoss, corpus: Corpus,
+
+class TextRun(Run):
+    """A language model's run on a corpus."""
+
+    progress: TextProgress
+
+    def __init__(self, args: Namespace, keeper: Keeper, loss: TrainingLoss, corpus: Corpus,
                  recipe: Recipe):
-        super().__init__(args, fabric, loss, loss.model, loss.model.tnet,
-                         vocabulary=corpus.digest(), words=len(corpus))
-        self.recipe = recipe
-        self.progress |= {"i": 0, "batch": 0, "raw": 0.0, "aux": 0.0, "seconds": 0.0,
-                          "best": None, "best_file": args.save, "val_losses": []}
-        sizes = (args.batch_size, *recipe.eval_batch_sizes)
-        with bad_input("--data: "):
-            train, self.valid, self.test = (
-                batchify(ids, n).to(fabric.device) for ids, n in
-                zip((corpus.train, corpus.valid, corpus.test), sizes, strict=True))
-        self.train = train[:, self.share]
+        super().__init__(args, keeper, loss, TextProgress(),
+                         {"vocabulary": corpus.digest(), "words": len(corpus)})
+        self.recipe, self.inputs = recipe, corpus.digests
+        train, self.valid, self.test = (
+            columns_of(corpus, split, how, columns, args.data).to(self.fabric.device)
+            for split, how, columns in (("train", recipe.evaluate if args.eval else recipe.train,
+                                         args.batch_size),
+                                        ("valid", recipe.evaluate, recipe.eval_columns),
+                                        ("test", recipe.evaluate, recipe.eval_columns)))
+        self.train = train[:, machine.share(self.fabric, args.batch_size)]
+        self.weight = self.train.shape[1] * self.fabric.world_size / args.batch_size
+        self.hidden: Hidden | None = None          # before the next segment
         if not corpus.cached and not recipe.say_sizes:
-            self.say("Processing dataset...")
+            keeper.say("Processing dataset...")
         if recipe.say_sizes:
-            self.say(f"{train.size()} {self.valid.size()}")
-        self.weight = self.train.shape[1] * fabric.world_size / args.batch_size
+            keeper.say(f"{train.size()} {self.valid.size()}")
 
-    def start(self, load_content: dict | None) -> None:
-        """Weights and optimiser: fresh, given by --load or --load_weight, or --resume's."""
-        args = self.args
-        if args.resume is not None:
-            self.restore()
-            self.find_best(Path(args.resume or self.state_path).parent)
-        else:
-            if load_content is not None:
-                take_weights(self, load_content)
-            if args.load_weight:
-                with bad_input("--load_weight: "):
-                    load_original_state(self.model, files.read(args.load_weight))
-                if any(True for _ in self.loss.criterion.parameters()):
-                    print("--load_weight: the file has no parameters of the split softmax, they "
-                          "start at zero", file=sys.stderr)
-            if not args.eval:
-                self.set_old_files_aside()
-            self.make_optimizer(args.optim)
-        if not args.eval:
-            self.open_log()
-        if args.load_weight and args.resume is None:
-            self.say(f"Model loaded successfully from {args.load_weight}")
-        if args.resume is not None:
-            self.say(f"Resuming at epoch {self.progress['epoch']}, update {self.progress['step']}")
+    def own(self) -> dict:
+        return {} if self.hidden is None else {"hidden": self.hidden}
 
-    def find_best(self, folder: Path) -> None:
-        """The best model so far is beside the state, also where both were moved. Raises BadInput:
-        it cannot be made again."""
-        p = self.progress
-        p["best_file"] = str(folder / Path(p["best_file"]).name)
-        if p["best"] is not None and not Path(p["best_file"]).is_file():
-            raise BadInput(f"--resume: the best model so far, {p['best_file']}, is not there")
+    def restore(self, state: dict, own: dict) -> None:
+        if state["vocabulary"] != self.facts["vocabulary"]:
+            raise BadInput("--resume: the words of --data are not those of that run")
+        super().restore(state, own)
+        self.hidden = own.get("hidden")
 
     def evaluate(self, source: Tensor) -> float:
         with self.fabric.autocast():
-            return evaluate(self.loss, source, self.recipe.evaluate, self.stop_if_asked)
+            return evaluate(self.loss, source, self.recipe.evaluate, self.keeper.stop_if_asked)
 
 
-def take_weights(run: LanguageModelRun, content: dict) -> None:
-    """Puts the weights of a model file of ours into the model. Raises BadInput."""
-    if "words" not in content:
-        raise BadInput(f"--load {run.args.load} is no language model")
-    if run.facts["words"] != content["words"]:
-        raise BadInput(f"--load {run.args.load} knows {content['words']} words, --data has "
-                       f"{run.facts['words']}")
-    if run.facts["vocabulary"] != content["vocabulary"]:
-        raise BadInput(f"--load {run.args.load} was trained on other words than those of --data")
-    load_model(run.loss, content, run.args.load)
+def columns_of(corpus: Corpus, split: str, how: Reading, columns: int, folder: str) -> Tensor:
+    """A text cut into columns, (rows, columns). Raises BadInput if nothing of it would be scored:
+    no update, or a loss that is no number, would come of it."""
+    ids = getattr(corpus, split)
+    if not any(segments(len(ids) // columns, how)):
+        history = f", of whose rows the first {how.start} are history" if how.start else ""
+        smaller = ["--batch_size"] * (split == "train") + ["--horizon"] * (how.start > 0)
+        remedy = " or ".join([f"a text of at least {(how.start + 2) * columns}",
+                              *(f"a smaller {flag}" for flag in smaller)])
+        raise BadInput(f"--data {folder}: {corpus.files[split].name} has {len(ids)} tokens, too "
+                       f"few for {columns} columns{history}: give {remedy}")
+    return batchify(ids, columns)
 
 
-def run_language_model(args: Namespace, fabric: Fabric, corpus: Corpus,
-                       build: Callable[[Namespace, int], TrainingLoss], recipe: Recipe
-                       ) -> LanguageModelRun:
-    """Builds, trains and tests; or with --eval evaluates. Raises BadInput, Interrupted."""
-    content = read_model(args.load, args) if args.load else None
+def read_texts(args: Namespace, keeper: Keeper, load: Callable[[str], Corpus], getdata: str | None
+               ) -> Corpus:
+    """What load(--data) makes; one process tokenises, the others read its cache.
+
+    getdata: what getdata.sh calls these data, if it does. Raises BadInput.
+    """
+    hint = f"./getdata.sh {getdata} fetches it" if getdata else "give the folder with --data"
+    return load_in_turn(keeper.fabric, lambda: load(args.data), f"--data {args.data}", hint)
+
+
+def build(args: Namespace, keeper: Keeper, corpus: Corpus,
+          make_loss: Callable[[Namespace, int], TrainingLoss], recipe: Recipe) -> TextRun:
+    """Model, texts and optimiser: fresh, with weights of --load or --load_weight, or where --resume
+    says. Raises BadInput."""
+    given = take_sizes(args, keeper)
     with bad_input():
-        loss = build(args, len(corpus))
-    run = LanguageModelRun(args, fabric, loss, corpus, recipe)
+        loss = make_loss(args, len(corpus))
+    run = TextRun(args, keeper, loss, corpus, recipe)
     if args.aux > 0 and not loss.model.tnet.aux_levels:
-        print(f"--aux: {args.nlevels} levels have no auxiliary output at --aux_freq "
-              f"{args.aux_freq:g}", file=sys.stderr)
+        warn(keeper, f"--aux: {args.nlevels} levels have no auxiliary output at --aux_freq "
+                     f"{args.aux_freq:g}")
     if loss.model.mixsoft:
-        run.say("Applied Mixture of Softmax")
+        keeper.say("Applied Mixture of Softmax")
     if args.wnorm:
-        run.say("Weight normalization applied")
-    run.start(content)
-    if args.eval:
-        print("Eval only mode")
-        report_epoch(run, time.time(), -1)
-        return run
-    run.say(f"Args: {vars(args)}\nModel total parameters: {sum(p.numel() for p in run.params)}")
-    try:
-        train(run)
-    except Interrupted as stop:
-        run.save_state()
-        run.say(f"{'-' * 89}\nExiting from training early\n"
-                f"To go on: the same command with --resume ({run.state_path})")
-        if stop.exit_code == 128 + signal.SIGINT and run.progress["best"] is not None:
-            closing_test(run)
-        raise
-    closing_test(run)
-    run.close()
+        keeper.say("Weight normalization applied")
+    if not keeper.found:
+        take_weights(run, given)
+        run.start(args.optim)
+    release1.adopt_best(keeper)
+    keeper.resume(run, on_ctrl_c=closing_test)
+    if not args.eval:
+        set_weights_aside(run)
+        run.say_settings()
     return run
 
 
-def train(run: LanguageModelRun) -> None:
-    """Epochs until --epochs or --max-steps."""
-    p, args = run.progress, run.args
-    while p["epoch"] <= args.epochs and not run.out_of_steps():
+def take_weights(run: TextRun, given: dict | None) -> None:
+    """Puts the weights of --load's file (`given`) or --load_weight's into a fresh run's model.
+    Raises BadInput."""
+    args, facts = run.args, run.facts
+    if given:
+        if "words" not in given:
+            raise BadInput(f"--load: {args.load} is no language model")
+        if given["words"] != facts["words"]:
+            raise BadInput(f"--load: {args.load} knows {given['words']} words, --data has "
+                           f"{facts['words']}")
+        if given["vocabulary"] != facts["vocabulary"]:
+            raise BadInput(f"--load: {args.load} was trained on other words than those of --data")
+        model_files.load_weights(run.loss, given["model"], args.load)
+    if args.load_weight:
+        with bad_input("--load_weight: "):
+            load_original_state(run.model, files.read(args.load_weight))
+        if any(True for _ in run.loss.criterion.parameters()):
+            warn(run.keeper, "--load_weight: the file has no parameters of the split softmax, they "
+                             "start at zero")
+        run.keeper.say(f"Model loaded successfully from {args.load_weight}")
+
+
+# ------------------------------------------------------------------------------------- the loop
+def epochs(run: TextRun) -> Iterator[float]:
+    """Trains epoch by epoch until --epochs or --max-steps, evaluates after each and keeps the best
+    model. Yields the validation loss, for the schedule; run.progress.val_losses are those before.
+
+    Raises FloatingPointError if a loss is not finite, Interrupted.
+    """
+    keeper, progress = run.keeper, run.progress
+    while progress.epoch <= run.args.epochs and not keeper.out_of_steps():
         train_epoch(run)
-        if p["i"] < len(run.train) - 1:            # --max-steps ended the epoch before its end
-            if p["best"] is None:
-                keep_if_best(run, report_epoch(run, time.time(), p["epoch"]))
+        if rest_of_epoch(run):                     # --max-steps ended the epoch before its end
+            if progress.best is None:
+                keep_if_best(run, report_epoch(run, progress.epoch, progress.seconds))
             return
         with averaged(run.optimizer) if run.averaging else nullcontext():
-            valid = report_epoch(run, time.time() - p["seconds"], p["epoch"])
+            valid = report_epoch(run, progress.epoch, progress.seconds)
             keep_if_best(run, valid)
-        run.recipe.end_of_epoch(run, valid)
-        p["val_losses"].append(valid)
-        p["epoch"], p["i"] = p["epoch"] + 1, 0
-        run.save_state()
+        yield valid
+        progress.val_losses.append(valid)
+        progress.epoch, progress.row = progress.epoch + 1, 0
+        keeper.save()
 
 
-def train_epoch(run: LanguageModelRun) -> None:
+def rest_of_epoch(run: TextRun) -> list[tuple[int, int]]:
+    """The segments of the training text that this epoch has not used yet."""
+    return [segment for segment in segments(len(run.train), run.recipe.train)
+            if segment[0] >= run.progress.row]
+
+
+def train_epoch(run: TextRun) -> None:
     """Goes on with the current epoch to its end, or to --max-steps. Raises Interrupted."""
-    args, p, how = run.args, run.progress, run.recipe.train
-    if p["i"] == 0:
-        p.update(batch=0, raw=0.0, aux=0.0, seconds=0.0)
-        run.extra["hidden"] = run.model.init_hidden(run.train.shape[1])
+    args, progress, keeper = run.args, run.progress, run.keeper
+    if progress.row == 0:
+        progress.batch, progress.raw, progress.aux, progress.seconds = 0, 0.0, 0.0, 0.0
+        run.hidden = run.model.init_hidden(run.train.shape[1])
     run.loss.train()
-    epoch_start = report_start = time.time()
-    epoch_start, reported = epoch_start - p["seconds"], p["batch"]
-    for i, length in segments(len(run.train), how):
-        if i < p["i"]:
-            continue
-        one_update(run, i, length)
-        if p["batch"] > 0 and p["batch"] % args.log_interval == 0:
+    report_start = time.time()
+    epoch_start, reported = report_start - progress.seconds, progress.batch
+    for row, length in rest_of_epoch(run):
+        one_update(run, row, length)
+        if progress.batch > 0 and progress.batch % args.log_interval == 0:
             now = time.time()
             # A run resumed where a report is due has no batch behind it.
-            report(run, 1000 * (now - report_start) / max(1, p["batch"] - reported))
-            report_start, reported = now, p["batch"]
-        p.update(batch=p["batch"] + 1, i=i + how.stride, seconds=time.time() - epoch_start)
-        stopping = run.out_of_steps()
-        if p["step"] % args.save_interval == 0 or stopping:
-            run.save_state()
-        run.stop_if_asked()
-        if stopping:
+            report(run, 1000 * (now - report_start) / max(1, progress.batch - reported))
+            report_start, reported = now, progress.batch
+        progress.batch += 1
+        progress.row = row + run.recipe.train.stride
+        progress.seconds = time.time() - epoch_start
+        keeper.after_update()
+        if keeper.out_of_steps():
             return
-    p["i"] = len(run.train)
 
 
-def one_update(run: LanguageModelRun, i: int, length: int) -> None:
-    p, how = run.progress, run.recipe.train
-    words = run.train[i:i + length + 1].long()
+def one_update(run: TextRun, row: int, length: int) -> None:
+    """Learns from the segment of `length` rows from `row` on."""
+    progress, how = run.progress, run.recipe.train
+    words = run.train[row:row + length + 1].long()
     run.optimizer.zero_grad()
-    loss = run.step_loss(words[:-1], words[1:], run.extra["hidden"], how.start)
+    loss = run.step_loss(words[:-1], words[1:], run.hidden, how.start)
     run.update(loss.total, run.weight)
     if how.carry:
-        run.extra["hidden"] = tuple(state.detach() for state in loss.hidden)
-    p["raw"] += run.mean(loss.raw, run.weight)
-    p["aux"] += run.mean(loss.aux, run.weight)
+        run.hidden = tuple(state.detach() for state in loss.hidden)
+    progress.raw += run.mean(loss.raw, run.weight)
+    progress.aux += run.mean(loss.aux, run.weight)
 
 
-def report(run: LanguageModelRun, ms: float) -> None:
+def report(run: TextRun, ms: float) -> None:
     """The original's line. Its first report of an epoch covers one batch more than it divides by;
     kept, since logs are compared."""
-    p, n = run.progress, run.args.log_interval
-    raw, aux = p["raw"] / n, p["aux"] / n
-    run.say(run.recipe.step.format(
-        epoch=p["epoch"], batch=p["batch"], batches=len(run.train) // run.recipe.train.stride,
-        lr=run.recipe.lr.format(p["lr"]), ms=ms, raw=raw, aux=aux, ppl=perplexity(raw),
-        bpc=raw / math.log(2)))
-    if run.metrics:
-        run.metrics.log(p, train_loss=raw, train_lr=p["lr"])
-    p["raw"], p["aux"] = 0.0, 0.0
+    progress, interval = run.progress, run.args.log_interval
+    raw, aux = progress.raw / interval, progress.aux / interval
+    run.keeper.say(run.recipe.step.format(
+        epoch=progress.epoch, batch=progress.batch,
+        batches=len(run.train) // run.recipe.train.stride, lr=run.recipe.lr.format(progress.lr),
+        ms=ms, raw=raw, aux=aux, ppl=perplexity(raw), bpc=raw / math.log(2)))
+    run.keeper.log(train_loss=raw, train_lr=progress.lr)
+    progress.raw, progress.aux = 0.0, 0.0
 
 
-def report_epoch(run: LanguageModelRun, start: float, epoch: int) -> float:
-    """Evaluates the validation and test texts, prints both, returns the validation loss."""
-    losses = {"valid": run.evaluate(run.valid), "test": run.evaluate(run.test)}
-    run.say("-" * 89)
-    for split, loss in losses.items():
-        run.say(run.recipe.epoch.format(epoch=epoch, seconds=time.time() - start, split=split,
-                                        loss=loss, ppl=perplexity(loss), bpc=loss / math.log(2)))
-    run.say("-" * 89)
-    if run.metrics and not run.args.eval:
-        run.metrics.log(run.progress, valid_loss=losses["valid"], test_loss=losses["test"])
-    run.losses = losses
-    return losses["valid"]
+def report_epoch(run: TextRun, epoch: int, seconds: float) -> float:
+    """Evaluates the validation and test texts, prints both, returns the validation loss.
+
+    seconds: those of the epoch's training, to which the evaluation's are added. Raises
+    FloatingPointError if the validation loss is not finite.
+    """
+    start, keeper = time.time() - seconds, run.keeper
+    run.losses = {"valid": run.evaluate(run.valid), "test": run.evaluate(run.test)}
+    keeper.say("-" * 89)
+    for split, loss in run.losses.items():
+        keeper.say(run.recipe.epoch.format(epoch=epoch, seconds=time.time() - start, split=split,
+                                           loss=loss, ppl=perplexity(loss),
+                                           bpc=loss / math.log(2)))
+    keeper.say("-" * 89)
+    keeper.log(valid_loss=run.losses["valid"], test_loss=run.losses["test"])
+    return keeper.check_finite(run.losses["valid"])
 
 
-def keep_if_best(run: LanguageModelRun, valid: float) -> None:
-    p = run.progress
-    if p["best"] is None or valid < p["best"]:
-        path = Path(run.args.save)
-        if run.averaging:  # beside the best of plain SGD
-            path = path.with_stem(f"{path.stem}_asgd")
-        run.say(f"{'ASGD ' if run.averaging else ''}Saving model (new best validation) in {path}")
-        run.save_model(path, valid_loss=valid)
-        p.update(best=valid, best_file=str(path))
+def evaluate_only(run: TextRun) -> None:
+    """--eval."""
+    run.keeper.say("Eval only mode")
+    report_epoch(run, -1, 0.0)
 
 
-def closing_test(run: LanguageModelRun) -> None:
-    """Reloads the best model, writes its weights under the original's keys, tests it."""
-    run.fabric.barrier()
-    with bad_input("--save: "):
-        best = files.read(run.progress["best_file"])
-    run.loss.load_state_dict(best["model"])
+def keep_if_best(run: TextRun, valid: float) -> None:
+    """Writes the model to --save if its validation loss is the lowest so far; an averaged one to
+    --save.asgd, beside the best of plain SGD."""
+    progress, keeper = run.progress, run.keeper
+    if progress.best is None or valid < progress.best:
+        suffix = ".asgd" if run.averaging else ""
+        keeper.say(f"{'ASGD ' if run.averaging else ''}Saving model (new best validation) in "
+                   f"{keeper.best(suffix)}")
+        keeper.save_best(model_files.content(run.loss, **run.facts, valid_loss=valid,
+                                             epoch=progress.epoch), suffix)
+        progress.best = valid
+
+
+def weights_path(run: TextRun) -> Path:
+    """Where the best weights end up under the original's names. The run's own name is in it, so
+    that two runs never write to the same file."""
+    best = run.keeper.places.best
+    return best.parent / "weights" / f"{best.name}.pkl"
+
+
+def set_weights_aside(run: TextRun) -> None:
+    """A fresh run keeps an earlier run's weights file under another name."""
+    if run.fabric.is_global_zero and not run.keeper.found:
+        with bad_input("--save: "):
+            if (kept := files.set_aside(weights_path(run))) is not None:
+                run.keeper.say(f"{weights_path(run)} is of an earlier run: kept as {kept}")
+
+
+def closing_test(run: TextRun) -> None:
+    """Goes back to the best model, writes its weights under the original's names, tests it."""
+    keeper = run.keeper
+    run.loss.load_state_dict(keeper.read_best()["model"])
     if run.fabric.is_global_zero:
-        run.say("Saving the pre-trained weights of the best saved model")
-        folder = Path(run.args.save).parent / "weights"
-        folder.mkdir(exist_ok=True)
-        files.write(folder / run.recipe.weights_file, original_state(run.model))
+        keeper.say("Saving the pre-trained weights of the best saved model")
+        path = weights_path(run)
+        path.parent.mkdir(exist_ok=True)
+        files.write(path, original_state(run.model))
     loss = run.evaluate(run.test)
-    run.say("=" * 89)
-    run.say(run.recipe.end.format(loss=loss, ppl=perplexity(loss), bpc=loss / math.log(2)))
-    run.say("=" * 89)
-    if run.metrics:
-        run.metrics.log(run.progress, final_test_loss=loss)
+    line = run.recipe.end.format(loss=loss, ppl=perplexity(loss), bpc=loss / math.log(2))
+    for text in ("=" * 89, line, "=" * 89):
+        keeper.say(text)
+    keeper.log(final_test_loss=loss)
     run.losses = {"test": loss}
-
-
-def perplexity(loss: float) -> float:
-    """exp(loss); inf where a diverged run would overflow."""
-    return math.exp(loss) if loss < 700 else math.inf

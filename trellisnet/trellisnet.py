@@ -130,13 +130,19 @@ class TrellisNet(nn.Module):
                  start, self.aux_levels)
         if self.plain:
             out, aux, h, c = trellis_plain(*given)
-        elif start == len(x) - 1 and not self.aux_levels and max(strides(self.dilations)) > 1:
+        elif start == len(x) - 1 and self.skips_positions:
             out, h, c = trellis_last(*given[:9])
             aux = out.new_zeros(0, *out.shape)
         else:
             out, aux, h, c = trellis_levels(*given, checkpoint=self.checkpoint_levels,
                                             fir=self.fir, fuse=self.fuse)
         return out, aux, (h, c)
+
+    @property
+    def skips_positions(self) -> bool:
+        """Would the last output alone see only some positions of the levels? Then a forward pass
+        from the last step on goes through `trellis_last`."""
+        return not self.aux_levels and max(strides(self.dilations)) > 1
 
     def compile_gates(self) -> None:
         """Fuses the gates into one compiled pass (torch.compile)."""

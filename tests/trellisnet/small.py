@@ -1,17 +1,13 @@
 """Texts, images and sizes small enough to train on in a test, through the scripts' own code."""
 
+import csv
+import importlib
 from pathlib import Path
 
 import numpy as np
 
-from tests.awd_lstm.small import write_corpus
-from trellisnet.char_PTB import char_ptb
-from trellisnet.run import Run
-from trellisnet.seq_MNIST_CIFAR import seq_mnist_cifar
-from trellisnet.word_PTB import word_ptb
-from trellisnet.word_WT103 import word_wt103
-
-SCRIPTS = {"word": word_ptb, "wt": word_wt103, "char": char_ptb, "seq": seq_mnist_cifar}
+SCRIPTS = {"word": "word_PTB/word_ptb.py", "wt": "word_WT103/word_wt103.py",
+           "char": "char_PTB/char_ptb.py", "seq": "seq_MNIST_CIFAR/seq_mnist_cifar.py"}
 LANGUAGE_MODELS = ("word", "wt", "char")
 EVERY = "--device cpu --log-interval 3 --seed 7 --epochs 2"
 TEXT = (f"{EVERY} --emsize 8 --nhid 12 --nout 8 --nlevels 4 --horizon 4 --aux_freq 2 "
@@ -26,9 +22,16 @@ NO_DROPOUT = ["--dropout", "0", "--dropouti", "0", "--dropouth", "0", "--wdrop",
 NO_TEXT_DROPOUT = [*NO_DROPOUT, "--emb_dropout", "0"]
 
 
-def write_data(folder: Path) -> Path:
-    """folder/texts of 30 words, folder/images of 16 pixels."""
-    write_corpus(folder / "texts", train=60, valid=25, test=25)
+def script(name: str):
+    """The module of a script. Imported when it is used: collecting the tests imports none."""
+    return importlib.import_module(f"trellisnet.{SCRIPTS[name][:-3].replace('/', '.')}")
+
+
+def write_data(folder: Path, lines: int = 16) -> Path:
+    """folder/texts of 30 words, `lines` of them in valid.txt and test.txt; folder/images of 16
+    pixels."""
+    from tests.awd_lstm.small import write_corpus
+    write_corpus(folder / "texts", train=60, valid=lines, test=lines)
     write_digits(folder / "images")
     return folder
 
@@ -55,6 +58,13 @@ def flags_of(name: str, folder: Path, *more) -> list[str]:
             "--name", "m", *map(str, more)]
 
 
-def train(name: str, folder: Path, *more) -> Run:
-    """Runs a script in this process. Ends as the script does: SystemExit if it refuses."""
-    return SCRIPTS[name].main(flags_of(name, folder, *more))
+def train(name: str, folder: Path, *more):
+    """Runs a script in this process; returns its run. Ends as the script does: SystemExit if it
+    refuses."""
+    return script(name).main(flags_of(name, folder, *more))
+
+
+def curve(run, name: str) -> list[float]:
+    """The values of one curve of a run."""
+    with run.keeper.curves.path.open(newline="") as file:
+        return [float(row["value"]) for row in csv.DictReader(file) if row["name"] == name]

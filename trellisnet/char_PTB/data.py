@@ -1,28 +1,41 @@
-"""A text as characters: spaces stay, a line's end is one character of its own.
+"""A text as characters: spaces stay, a line's end is a token of its own.
 
 The vocabulary is in order of first appearance over train, a space, valid, a space, test.
 """
 
+import hashlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
-from lightning_fabric import Fabric
+from trellisnet.text import BOM, CHUNK, EOS, SPLITS, Corpus
 
-from trellisnet.environment import load_text
-from trellisnet.text import CHUNK, SPLITS, Corpus
-
-DATASETS = ("ptb", "pydoc")
-EOS = "\u00ff"
+EOS_THEN = "\u00ff"  # the line's end in the original and in release 0.1
 # Where a data set may lie below --data, and how its files are called there.
 PLACES = {"ptb": (("", "{}.txt"), ("", "ptb.{}.txt"), ("simple-examples/data", "ptb.{}.txt"),
                   ("penn", "{}.txt")),
           "pydoc": (("", "{}.txt"), ("pydoc", "{}.txt"))}
 
 
-def load_corpus(path: str, dataset: str, fabric: Fabric) -> Corpus:
-    """The three texts of `dataset`. Raises BadInput."""
-    return load_text(path, fabric, dataset, lambda: Corpus(
-        find_texts(Path(path), dataset), characters_of, "characters", between=(" ", " ")))
+class Characters(Corpus):
+    """The three texts of `dataset` in the folder `path`. `spaced`: they have characters for words,
+    as in `t h e _ c a t` (getdata.sh's PTBC); then these are the tokens, and blanks are none.
+
+    Raises FileNotFoundError, or ValueError like Corpus.
+    """
+
+    def __init__(self, path: str, dataset: str):
+        files = find_texts(Path(path), dataset)
+        self.spaced = all(is_spaced(file) for file in files.values() if file.is_file())
+        super().__init__(files, partial(characters_of, spaced=self.spaced),
+                         f"{'spaced-' if self.spaced else ''}characters", between=(" ", " "))
+
+    def digest(self) -> str:
+        """With a line's end as release 0.1 wrote it, so that its model files still fit. It took the
+        letter U+00FF for a line's end too: where a text has this letter, there is no such file."""
+        then = self.words if EOS_THEN in self.words else [
+            EOS_THEN if word == EOS else word for word in self.words]
+        return hashlib.sha256("\n".join(then).encode()).hexdigest()
 
 
 def find_texts(folder: Path, dataset: str) -> dict[str, Path]:
@@ -34,17 +47,28 @@ def find_texts(folder: Path, dataset: str) -> dict[str, Path]:
     raise FileNotFoundError(f"no texts of {dataset} there")
 
 
-def characters_of(path: Path) -> Iterator[list[str]]:
-    """Characters, EOS at each line end. A text of the form `t h e _ c a t` (getdata.sh's PTBC) has
-    characters for words: then these are the tokens."""
+def characters_of(path: Path, spaced: bool = False) -> Iterator[list[str]]:
+    """Characters, EOS at each line end; blanks are left out if `spaced`."""
     with path.open(encoding="utf-8") as file:
-        spaced = is_spaced(file.readline())
-        file.seek(0)
+        first = True
         while piece := file.read(CHUNK):
-            piece = piece.replace("\n", EOS)
-            yield list(piece.replace(" ", "") if spaced else piece)
+            piece = piece.removeprefix(BOM) if first else piece
+            first = False
+            yield [EOS if character == "\n" else character
+                   for character in (piece.replace(" ", "") if spaced else piece)]
 
 
-def is_spaced(line: str) -> bool:
-    words = line.split()
-    return len(words) > 2 and all(len(word) == 1 for word in words)
+def is_spaced(path: Path) -> bool:
+    """Are all words of the text, three at least, one character long?"""
+    words = 0
+    try:
+        with path.open(encoding="utf-8") as file:
+            while lines := file.readlines(CHUNK):
+                for line in lines:
+                    line_words = line.lstrip(BOM).split()
+                    if any(len(word) > 1 for word in line_words):
+                        return False
+                    words += len(line_words)
+    except UnicodeDecodeError:  # for the tokeniser to say
+        return False
+    return words > 2

@@ -13,185 +13,214 @@ On a small machine (half a minute on two CPU cores, accuracy over 80 %):
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import torch
-from torch import Tensor
-
+from harness.flags import OnOff, parser
 from trellisnet import args as flags
-from trellisnet.environment import BadInput, Interrupted, bad_input, make_fabric, orderly_exit
-from trellisnet.run import Run, load_model, read_model
-from trellisnet.seq_MNIST_CIFAR.data import Images, load_images, pixel_order
-from trellisnet.seq_MNIST_CIFAR.model import build
-from trellisnet.seq_MNIST_CIFAR.utils import TEST_LINE, TRAIN_LINE, batches, my_part
 
+SCRIPT = "trellisnet/seq_MNIST_CIFAR/seq_mnist_cifar.py"
 HERE = Path(__file__).resolve().parent
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The defaults are the paper's recipe."""
-    p = flags.parser("TrellisNet on images read pixel by pixel")
+    p = parser("TrellisNet on images read pixel by pixel")
     p.add_argument("--data", default=None, metavar="DIR",
                    help="folder with MNIST, CIFAR-10 (python or binary version) or digits.npz "
                         "(None: data/mnist, with --cifar data, beside this script)")
     p.add_argument("--cifar", action="store_true", help="CIFAR-10 instead of MNIST")
-    p.add_argument("--permute", action=flags.OnOff, default=True,
+    p.add_argument("--permute", action=OnOff, default=True,
                    help="read the pixels in a random order, the same for all images")
     p.add_argument("--permutation", default="", metavar="FILE.npy",
                    help="that order ('': drawn from --seed)")
-    flags.network(p, nhid=120, nlevels=11, dilation=[1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512],
-                  aux=0.0, aux_freq=1e4, dropout=0.1, dropouti=0.2, dropouth=0.2, wdrop=0.1)
+    flags.add_network(p, nhid=120, nlevels=11, dilation=[1, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512],
+                      aux=0.0, aux_freq=1e4, dropout=0.1, dropouti=0.2, dropouth=0.2, wdrop=0.1)
     p.add_argument("--eval-dropout", action="store_true",
                    help="leave the dropout of pixels and logits on in the test, as the original "
                         "did: the accuracy is then random and too low")
-    flags.training(p, lr=4e-3, clip=0.5, epochs=200, batch_size=64, when=[50, 75, 90], anneal=10)
-    flags.run(p, "Trellis_seqMNIST_CIFAR", HERE)
-    args = p.parse_args(argv)
-    flags.check(p, args)
+    flags.add_training(p, lr=4e-3, clip=0.5, epochs=200, batch_size=64, when=[50, 75, 90],
+                       anneal=10)
+    flags.add_run(p, "Trellis_seqMNIST_CIFAR", HERE)
+    args = flags.parse(p, argv)
     if args.data is None:
         args.data = str(HERE / ("data" if args.cifar else "data/mnist"))
-    if args.aux > 0:
-        print("--aux: classification has no auxiliary loss, here or in the original",
-              file=sys.stderr)
     return args
 
 
-def build_run(args: argparse.Namespace, fabric) -> tuple[Run, Images, Images]:
-    """Images, model and optimiser: fresh, --load's, or where --resume says."""
-    content = read_model(args.load, args) if args.load else None
-    train, test = load_images(args.data, args.cifar, fabric)
-    order = pixel_order(train.pixels, args) if args.permute else None
-    if content:
-        order = order_of_file(content, train.pixels, args)
+if __name__ == "__main__":
+    parse_args()  # -h and typing mistakes answer before torch is imported
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.endings import BadInput, bad_input
+from harness.inputs import digest_of, load_in_turn
+from harness.keeper import Keeper
+from trellisnet import model_files
+from trellisnet.learning import Learning, Run, keep, take_sizes, warn
+from trellisnet.seq_MNIST_CIFAR import model
+from trellisnet.seq_MNIST_CIFAR.data import Images, load_images, pixel_order
+from trellisnet.seq_MNIST_CIFAR.utils import TEST_LINE, TRAIN_LINE, batches, inert_flags, my_part
+
+
+@dataclass
+class ImageProgress(Learning):
+    batch: int = 0      # batches done in this epoch
+    loss: float = 0.0   # summed since the last report
+    steps: int = 0      # pixels read one after the other, over all epochs
+
+
+class ImageRun(Run):
+    """A classifier's run, with its images in the order in which it reads their pixels."""
+
+    progress: ImageProgress
+
+    def __init__(self, args: argparse.Namespace, keeper: Keeper, loss: model.Classification,
+                 images: tuple[Images, Images], order: Tensor | None):
+        super().__init__(args, keeper, loss, ImageProgress(),
+                         {"permutation": None if order is None else order.tolist()})
+        self.inputs = {path.name: digest_of(path) for part in images for path in part.files}
+        if order is not None:
+            images = tuple(part.reordered(order) for part in images)
+        self.train, self.test = (part.to(self.fabric.device) for part in images)
+
+    def restore(self, state: dict, own: dict) -> None:
+        if state["permutation"] != self.facts["permutation"]:
+            raise BadInput("--resume: that run read the pixels in another order")
+        super().restore(state, own)
+
+
+def build(args: argparse.Namespace, keeper: Keeper) -> ImageRun:
+    """Images, model and optimiser: fresh, --load's, or where --resume says. Raises BadInput."""
+    given = take_sizes(args, keeper)
+    images = load_in_turn(None, lambda: load_images(args.data, args.cifar), f"--data {args.data}")
+    order = order_of_pixels(args, images[0].pixels, given or (args.load and keeper.found))
     with bad_input():
-        loss = build(args, train.channels)
-    run = Run(args, fabric, loss, loss.model, loss.model.tnet,
-              permutation=None if order is None else order.tolist())
-    run.progress |= {"batch": 0, "loss": 0.0, "steps": 0}
-    run.say(f"Loading {'P' if args.permute else ''}{train.name}")
+        loss = model.build(args, images[0].channels)
+    run = ImageRun(args, keeper, loss, images, order)
+    if inert := inert_flags(args, loss.model.tnet):
+        reason = ("--plain computes the levels in another way" if args.plain else
+                  "only the positions that the last pixel sees are computed")
+        warn(keeper, f"{', '.join(inert)}: no effect here, since {reason}")
+    if args.aux > 0:
+        warn(keeper, "--aux: classification has no auxiliary loss, here or in the original")
+    keeper.say(f"Loading {'P' if args.permute else ''}{run.train.name}")
     if args.wnorm:
-        run.say("Weight normalization applied")
-    if args.resume is not None:
-        run.restore()
-        run.say(f"Resuming at epoch {run.progress['epoch']}, update {run.progress['step']}")
-    else:
-        if content:
-            load_model(loss, content, args.load)
-        if not args.eval:
-            run.set_old_files_aside()
-        run.make_optimizer(args.optim)
-    if order is not None:
-        train, test = train.reordered(order), test.reordered(order)
-    return run, train.to(fabric.device), test.to(fabric.device)
+        keeper.say("Weight normalization applied")
+    if not keeper.found:
+        if given:
+            model_files.load_weights(loss, given["model"], args.load)
+        run.start(args.optim)
+    keeper.resume(run)
+    return run
 
 
-def order_of_file(content: dict, pixels: int, args: argparse.Namespace) -> Tensor | None:
-    """The order of pixels that a model file was trained in. Raises BadInput."""
-    if "permutation" not in content:
-        raise BadInput(f"--load {args.load} is no classifier of images")
-    order = content["permutation"]
+def order_of_pixels(args: argparse.Namespace, pixels: int, trained: dict | None) -> Tensor | None:
+    """In which order the pixels are read; None: row by row. A model that is `trained` already (its
+    file or state) goes on in its own. Raises BadInput."""
+    if not trained:
+        with bad_input():
+            return pixel_order(pixels, args) if args.permute else None
+    if "permutation" not in trained:
+        raise BadInput(f"--load: {args.load} is no classifier of images")
+    order = trained["permutation"]
     if order is not None and len(order) != pixels:
-        raise BadInput(f"--load {args.load} is for images of {len(order)} pixels, those of --data "
+        raise BadInput(f"--load: {args.load} is for images of {len(order)} pixels, those of --data "
                        f"have {pixels}")
     return None if order is None else torch.tensor(order)
 
 
-def train_epoch(run: Run, images: Images) -> None:
+def train_epoch(run: ImageRun) -> None:
     """Goes on with the current epoch to its end, or to --max-steps. Raises Interrupted."""
-    args, p = run.args, run.progress
-    if p["batch"] == 0:
-        p["loss"] = 0.0
+    args, progress, keeper, images = run.args, run.progress, run.keeper, run.train
+    if progress.batch == 0:
+        progress.loss, progress.seconds = 0.0, 0.0
+    start = time.time() - progress.seconds
     run.loss.train()
-    plan = batches(len(images), args.batch_size, shuffle=args.cifar, seed=args.seed + p["epoch"])
-    for number in range(p["batch"], len(plan)):
+    plan = batches(len(images), args.batch_size, shuffle=args.cifar,
+                   seed=args.seed + progress.epoch)
+    for number in range(progress.batch, len(plan)):
         rows, weight = my_part(plan[number], run.fabric)
         run.optimizer.zero_grad()
         loss = run.step_loss(*images.batch(rows))
         run.update(loss, weight)
-        p["loss"] += run.mean(loss.detach(), weight)
-        p["steps"] += images.pixels
-        p["batch"] = number + 1
+        progress.loss += run.mean(loss, weight)
+        progress.steps += images.pixels
+        progress.batch = number + 1
         if number > 0 and number % args.log_interval == 0:
-            report(run, number, len(plan), len(images))
-        stopping = run.out_of_steps()
-        if p["step"] % args.save_interval == 0 or stopping:
-            run.save_state()
-        run.stop_if_asked()
-        if stopping:
+            report(run, number, len(plan))
+        progress.seconds = time.time() - start
+        keeper.after_update()
+        if keeper.out_of_steps():
             return
 
 
-def report(run: Run, number: int, planned: int, total: int) -> None:
+def report(run: ImageRun, number: int, planned: int) -> None:
     """The original's line; its first of an epoch covers one batch more than it divides by."""
-    p, args = run.progress, run.args
-    loss = p["loss"] / args.log_interval
-    run.say(TRAIN_LINE.format(epoch=p["epoch"], seen=number * args.batch_size, total=total,
-                              percent=100 * number / planned, lr=p["lr"], loss=loss,
-                              steps=p["steps"]))
-    if run.metrics:
-        run.metrics.log(p, train_loss=loss, train_lr=p["lr"])
-    p["loss"] = 0.0
+    progress, args = run.progress, run.args
+    loss = progress.loss / args.log_interval
+    run.keeper.say(TRAIN_LINE.format(
+        epoch=progress.epoch, seen=number * args.batch_size, total=len(run.train),
+        percent=100 * number / planned, lr=progress.lr, loss=loss, steps=progress.steps))
+    run.keeper.log(train_loss=loss, train_lr=progress.lr)
+    progress.loss = 0.0
 
 
 @torch.no_grad()
-def test(run: Run, images: Images) -> tuple[float, float]:
-    """Mean loss and accuracy (percent) on the test images, reported."""
+def test(run: ImageRun) -> None:
+    """Mean loss and accuracy (percent) on the test images, reported and kept in run.losses. Raises
+    FloatingPointError if the loss is not finite."""
     run.loss.eval()
-    total, correct = 0.0, 0
-    for rows in batches(len(images), run.args.batch_size):
-        run.stop_if_asked()
-        pixels, labels = images.batch(rows)
+    total, correct, n = 0.0, 0, len(run.test)
+    for rows in batches(n, run.args.batch_size):
+        run.keeper.stop_if_asked()
+        pixels, labels = run.test.batch(rows)
         with run.fabric.autocast():
             scores: Tensor = run.model(pixels, run.args.eval_dropout)
         total += torch.nn.functional.nll_loss(scores.float(), labels, reduction="sum").item()
         correct += (scores.argmax(1) == labels).sum().item()
-    n = len(images)
-    run.say("\n" + TEST_LINE.format(loss=total / n, correct=correct, total=n,
-                                    percent=100 * correct / n) + "\n")
-    if run.metrics:
-        run.metrics.log(run.progress, test_loss=total / n, test_acc=100 * correct / n)
-    return total / n, 100 * correct / n
+    run.losses = total / n, 100 * correct / n
+    run.keeper.say("\n" + TEST_LINE.format(loss=total / n, correct=correct, total=n,
+                                           percent=100 * correct / n) + "\n")
+    run.keeper.log(test_loss=total / n, test_acc=100 * correct / n)
+    run.keeper.check_finite(total / n, "the test loss")
 
 
-def train(run: Run, images: Images, test_images: Images) -> None:
-    p, args = run.progress, run.args
-    run.open_log()
-    count = sum(param.numel() for param in run.params)
-    run.say(f"Args: {vars(args)}\nModel total parameters: {count}")
-    while p["epoch"] <= args.epochs and not run.out_of_steps():
-        start = time.time()
-        train_epoch(run, images)
-        run.losses = test(run, test_images)
-        if run.metrics:
-            run.metrics.log(p, epoch_seconds=time.time() - start)
-        run.save_model(test_loss=run.losses[0], test_accuracy=run.losses[1])
-        if p["batch"] < len(batches(len(images), args.batch_size)):
+def train(run: ImageRun) -> None:
+    """Epochs until --epochs or --max-steps; the model of the last one is kept."""
+    args, progress, keeper = run.args, run.progress, run.keeper
+    while progress.epoch <= args.epochs and not keeper.out_of_steps():
+        train_epoch(run)
+        start = time.time() - progress.seconds
+        test(run)
+        keeper.log(epoch_seconds=time.time() - start)
+        loss, accuracy = run.losses
+        keeper.save_best(model_files.content(run.loss, **run.facts, test_loss=loss,
+                                             test_accuracy=accuracy, epoch=progress.epoch))
+        if progress.batch < len(batches(len(run.train), args.batch_size)):
             return                                 # --max-steps ended the epoch before its end
-        if p["epoch"] in args.when:
-            run.set_lr(p["lr"] / 10)
-        p["epoch"], p["batch"] = p["epoch"] + 1, 0
-        run.save_state()
+        if progress.epoch in args.when:
+            run.set_lr(progress.lr / 10)
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        keeper.save()
 
 
-def main(argv: list[str] | None = None) -> Run:
+def main(argv: list[str] | None = None) -> ImageRun:
     args = parse_args(argv)
-    with orderly_exit("seq_mnist_cifar.py"):
-        run, images, test_images = build_run(args, make_fabric(args))
+    with keep(SCRIPT, args) as keeper:
+        run = build(args, keeper)
         if args.eval:
-            run.losses = test(run, test_images)
-            return run
-        try:
-            train(run, images, test_images)
-        except Interrupted:
-            run.save_state()
-            run.say(f"To go on: the same command with --resume ({run.state_path})")
-            raise
-        run.close()
-        return run
+            test(run)
+        else:
+            run.say_settings()
+            train(run)
+    return run
 
 
 if __name__ == "__main__":

@@ -1,8 +1,13 @@
-"""The order of the images, the share of a process in a batch, and the lines of the log."""
+"""The order of the images, the share of a process in a batch, the lines of the log, and flags
+without effect."""
+
+from argparse import Namespace
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
+
+from trellisnet.trellisnet import TrellisNet
 
 TRAIN_LINE = ("Train Epoch: {epoch} [{seen}/{total} ({percent:.0f}%)]\tlr: {lr:.6f}\t"
               "Loss: {loss:.6f}\tSteps: {steps}")
@@ -23,3 +28,13 @@ def my_part(rows: Tensor, fabric: Fabric) -> tuple[Tensor, float]:
     world, rank = fabric.world_size, fabric.global_rank
     mine = rows[len(rows) * rank // world:len(rows) * (rank + 1) // world]
     return (mine, len(mine) * world / len(rows)) if len(mine) else (rows[:1], 0.0)
+
+
+def inert_flags(args: Namespace, net: TrellisNet) -> list[str]:
+    """The flags given that would change how `trellis_levels` computes, where it is not used: with
+    --plain, or where `trellis_last` is faster."""
+    if not (args.plain or net.skips_positions):
+        return []
+    given = {"--fir": args.fir, "--checkpoint-levels": args.checkpoint_levels,
+             "--compile": args.compile}
+    return [flag for flag, value in given.items() if value]
