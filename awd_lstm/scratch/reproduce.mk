@@ -14,9 +14,9 @@ awd-scratch-main = awd_lstm/scratch/main.py
 
 .PHONY: reproduce-awd-scratch-ptb
 reproduce-awd-scratch-ptb: setup $(call awd-data,data-ptb)  ## the readable AWD-LSTM, PTB (61.2 -> 58.8 -> 53.2)
-	$(call awd-run,awd-scratch-ptb,main,PTB.scratch.state.pt) $(awd-scratch-main) --log-dir logs \
+	$(call awd-run,awd-scratch-ptb,main,PTB.pt.state) $(awd-scratch-main) --log-dir logs \
 		--save PTB.pt $(awd-scratch-small)
-	$(call awd-run,awd-scratch-ptb,finetune,PTB.scratch-finetune.state.pt) $(awd-scratch-main) \
+	$(call awd-run,awd-scratch-ptb,finetune,PTB.pt.finetune.state) $(awd-scratch-main) \
 		--log-dir logs --finetune --save PTB.pt $(awd-scratch-small)
 	$(call awd-run,awd-scratch-ptb,pointer,none) $(awd-scratch-main) --pointer --save PTB.pt \
 		$(awd-scratch-point)
@@ -24,7 +24,7 @@ reproduce-awd-scratch-ptb: setup $(call awd-data,data-ptb)  ## the readable AWD-
 
 .PHONY: reproduce-awd-scratch-published
 reproduce-awd-scratch-published: setup $(call awd-data,data-ptb)  ## the published from-scratch code as it was (91.0)
-	$(call awd-run,awd-scratch-ptb-as-published,main,PTB.scratch.state.pt) $(awd-scratch-main) \
+	$(call awd-run,awd-scratch-ptb-as-published,main,PTB.pt.state) $(awd-scratch-main) \
 		--as-published --log-dir logs --save PTB.pt $(awd-scratch-small)
 	$(call awd-finish,awd-scratch-ptb-as-published,main)
 

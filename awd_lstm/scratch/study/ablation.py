@@ -107,12 +107,12 @@ class Experiment:
 def causes(experiment: Experiment) -> None:
     """The paper's recipe, what goes on from its model, then all others."""
     for name, flags, _ in (CAUSES[0], *MORE, *CAUSES[1:]):
-        state = "scratch-finetune" if "--finetune" in flags else "scratch"
+        state = "finetune.state" if "--finetune" in flags else "state"
         model = experiment.folder / f"{name}.pt"
         if name in [more for more, _, _ in MORE] and not model.exists():
             shutil.copy2(experiment.folder / "paper.pt", model)
         experiment.run(name, MAIN, f"{SCRATCH_SIZE} --save {name}.pt --log-dir logs {flags}",
-                       f"{name}.{state}.state.pt")
+                       f"{name}.pt.{state}")
 
 
 def parity(experiment: Experiment) -> None:
