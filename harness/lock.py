@@ -1,5 +1,6 @@
 """One run at a time writes to a place."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -37,5 +38,6 @@ class Lock:
     def release(self) -> None:
         if self.lock.is_locked:
             # Before the release, so that no other run can have locked the file that goes.
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # Windows removes no open file; filelock does, then
+                self.path.unlink(missing_ok=True)
             self.lock.release()
