@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from lightning_fabric import Fabric
 
+from harness import machine
 from harness.endings import BadInput
 
 Loaded = TypeVar("Loaded")
@@ -39,3 +40,12 @@ def digest_of(path: Path | str) -> str:
         return digest.hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_together(keeper, problem: Exception | None) -> None:
+    """All processes call it between two updates, with what is wrong with the samples that they just
+    read. If one of them has a problem, the state is saved and all raise BadInput."""
+    if machine.greatest(keeper.fabric, int(problem is not None)):
+        keeper.save()
+        found = machine.gather(keeper.fabric, str(problem or ""))
+        raise BadInput(next(text for text in found if text)) from problem

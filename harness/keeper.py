@@ -235,20 +235,24 @@ class Keeper:
             self.text_log.write(text)
 
     # ------------------------------------------------------------------------------- saving
-    def save(self) -> None:
-        """Writes the training state, with a part from every process. All processes call it."""
+    def save(self, copies: Iterable[Path] = ()) -> None:
+        """Writes the training state, with a part from every process, first into files that get the
+        same content. All processes call it."""
         if not self.writes:
             return
         run, fabric = self.run, self.fabric
         parts = machine.gather(fabric, {"random": machine.random_states(fabric), "own": run.own()})
         if fabric.is_global_zero:
-            files.write(self.places.state, {
+            content = {
                 **run.state(), "format": STATE_FORMAT, "script": self.script,
                 "args": flags.plain(self.args), "save": str(Path(self.places.given).absolute()),
                 "best": self.best_suffix, "progress": asdict(run.progress),
                 "inputs": getattr(run, "inputs", {}), "processes": parts,
                 "metrics": str(self.curves.folder), "metrics_size": self.curves.size,
-                "log_size": self.text_log.size if self.text_log else None}, keep_previous=True)
+                "log_size": self.text_log.size if self.text_log else None}
+            for path in copies:
+                files.write(path, content)
+            files.write(self.places.state, content, keep_previous=True)
         fabric.barrier()
 
     def best(self, suffix: str | None = None) -> Path:
