@@ -97,4 +97,4 @@ def obtain(name, entry, files, folder, job):
             lines = [f"{name}: no address gave {file['to']}", *dict.fromkeys(failures)]
             raise GetDataError("\n".join([*lines, by_hand(name, entry, file, job)]))
         if not is_known(file) and not is_known(job.archives.get(address.archive, {})):
-            print(f"{name}: {file['to']}: no checksum is published, taken as it came")
+            print(f"{name}: {file['to']}: no checksum is published; used unverified")

@@ -33,17 +33,24 @@ class Job:
 def read_job() -> Job:
     """The job that the environment describes. Raises UsageError."""
     env = os.environ
-    catalogue_path = pathlib.Path(env.get("GETDATA_CATALOGUE") or HERE / "catalogue.toml")
+    path = pathlib.Path(env.get("GETDATA_CATALOGUE") or HERE / "catalogue.toml")
     try:
-        catalogue = tomllib.loads(catalogue_path.read_text(encoding="utf-8"))
-        timeout = float(env.get("GETDATA_TIMEOUT") or 30)
+        catalogue = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{catalogue_path}, GETDATA_TIMEOUT: {error}") from error
-    if not 0 < timeout < math.inf:
-        raise UsageError("GETDATA_TIMEOUT must be a positive number of seconds")
+        raise UsageError(f"the catalogue {path} cannot be read: {error}") from error
     data, links = places(env.get("DATA_DIR"), env.get("GETDATA_LINKS"))
     return Job(catalogue.get("sets", {}), catalogue.get("archives", {}), data, links,
-               mirror_of(env.get("DATA_MIRROR", "")), timeout)
+               mirror_of(env.get("DATA_MIRROR", "")), seconds(env.get("GETDATA_TIMEOUT") or "30"))
+
+
+def seconds(text: str) -> float:
+    """GETDATA_TIMEOUT as a number. Raises UsageError unless it is positive and finite."""
+    try:
+        if 0 < float(text) < math.inf:
+            return float(text)
+    except ValueError:
+        pass
+    raise UsageError(f"GETDATA_TIMEOUT must be a positive number of seconds, not {text!r}")
 
 
 def places(data_dir: str | None, links: str | None) -> tuple[pathlib.Path, pathlib.Path | None]:
