@@ -144,6 +144,6 @@ def test_all_processes_are_refused_alike(tmp_path):
             return True
 
     lock = Lock(tmp_path / ".m.pt.lock")
-    with pytest.raises(BadInput, match="^--save m.pt: another run is writing there"):
+    with pytest.raises(BadInput, match=r"^--save m\.pt: another run is writing"):
         lock.acquire("--save m.pt", Other)
     assert not list(tmp_path.iterdir())
