@@ -1,7 +1,8 @@
 """Text to token ids: train.txt, valid.txt, test.txt of a folder, tokenised once and memory-mapped.
 
-A line's tokens are its whitespace-separated words followed by <eos> (also for an empty line). Ids
-are given by first occurrence over train, then valid, then test, so no word is out of vocabulary.
+A line's tokens are its whitespace-separated words followed by <eos> (also for an empty line); a
+byte order mark before a line is no word. Ids are given by first occurrence over train, then valid,
+then test, so no word is out of vocabulary.
 The ids are cached beside the data as arrays of the smallest integer type that holds them; the
 cache is keyed by the SHA-256 of the three texts and carries its own checksums.
 """
@@ -15,7 +16,7 @@ import shutil
 import sys
 import tempfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,16 @@ import numpy as np
 SPLITS = ("train", "valid", "test")
 CACHE = ".corpus-cache"
 CACHED = ("counts.npy", "words.txt", *(f"{split}.npy" for split in SPLITS))
+RULES = 2  # of tokenising; a cache made by others is made anew
 EOS = "<eos>"
+BOM = "\ufeff"  # at the start of a file; also of a line, where files were joined
 CHUNK = 1 << 24  # bytes of text tokenised at a time: bounds the memory, not the result
 
 
 class Dictionary:
     """word2idx, idx2word, and counter[i] = occurrences of word i over all texts read."""
 
-    def __init__(self, words: list[str] = (), counts: list[int] = ()):
+    def __init__(self, words: Iterable[str] = (), counts: Iterable[int] = ()):
         self.idx2word = list(words)
         self.word2idx = {word: i for i, word in enumerate(self.idx2word)}
         self.counter = list(counts)
@@ -63,7 +66,8 @@ class Dictionary:
 
 class Corpus:
     """The three texts of folder `path` as id arrays `train`, `valid`, `test` (1-D numpy, read-only
-    memory maps, unsigned) and their `dictionary`.
+    memory maps, unsigned) and their `dictionary`. `digests` has the SHA-256 of each text by its
+    file name, `key` one of all three, `cached` says if the ids were there already.
 
     Raises FileNotFoundError if a text is missing, ValueError if one is not UTF-8 or is empty.
     """
@@ -74,7 +78,9 @@ class Corpus:
         for text in texts.values():
             if not text.is_file():
                 raise FileNotFoundError(f"no {text.name} in {self.path}")
-        self.key = _sha256(*texts.values())  # changes whenever a text does
+        self.digests = {text.name: _sha256(text) for text in texts.values()}
+        # Changes whenever a text does: a cache is never of other texts than those in the folder.
+        self.key = hashlib.sha256(b"".join(map(bytes.fromhex, self.digests.values()))).hexdigest()
         folder = self.path / CACHE / self.key[:16]
         self.cached = _intact(folder)
         if not self.cached:
@@ -107,7 +113,7 @@ class Corpus:
         np.save(work / "counts.npy", np.asarray(dictionary.counter, np.int64))
         (work / "words.txt").write_text("\n".join(dictionary.idx2word), encoding="utf-8")
         files = {name: _sha256(work / name) for name in CACHED}
-        (work / "meta.json").write_text(json.dumps({"sha256": files}))
+        (work / "meta.json").write_text(json.dumps({"rules": RULES, "sha256": files}))
 
 
 def _writable(parent: Path) -> Path:
@@ -129,7 +135,7 @@ def _tokens(text: Path) -> Iterator[list[str]]:
     try:
         with text.open(encoding="utf-8") as file:
             while lines := file.readlines(CHUNK):
-                yield [token for line in lines for token in (*line.split(), EOS)]
+                yield [token for line in lines for token in (*line.lstrip(BOM).split(), EOS)]
     except UnicodeDecodeError as error:
         raise ValueError(f"{text} is not UTF-8 text (byte {error.start})") from None
 
@@ -155,18 +161,18 @@ def _narrow(part: Path, target: Path, dtype: np.dtype) -> None:
     part.unlink()
 
 
-def _sha256(*paths: Path) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _intact(folder: Path) -> bool:
     """Is there a cache in `folder`, with every file as it was written?"""
     try:
-        files = json.loads((folder / "meta.json").read_text())["sha256"]
+        meta = json.loads((folder / "meta.json").read_text())
+        files = meta["sha256"]
+        if meta.get("rules") != RULES:
+            return False
         if files == {name: _sha256(folder / name) for name in CACHED}:
             return True
         print(f"damaged cache {folder}: tokenising again", file=sys.stderr)

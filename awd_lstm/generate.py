@@ -6,67 +6,72 @@
 
 import argparse
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch
-from torch import Tensor
-
-from awd_lstm import args as flags
-from awd_lstm.data import Dictionary
-from awd_lstm.environment import (
-    BadInput,
-    load_corpus,
-    load_trained,
-    make_fabric,
-    orderly_exit,
-)
-from awd_lstm.model import MODELS, RNNModel
-from common.splitcross import SplitCrossEntropyLoss
+from awd_lstm import MODELS
+from awd_lstm import args as toolkit
+from harness import flags
 
 
 # ------------------------------------------------------------------------------------- settings
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(description="PyTorch PTB Language Model",
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--data", default=str(flags.HERE / "data/penn"), metavar="DIR",
-                   help="texts that the model was trained on (for the vocabulary)")
-    p.add_argument("--model", default="LSTM", choices=MODELS,
-                   help="recurrent layer (the model file's own counts)")
-    p.add_argument("--checkpoint", default="./model.pt", metavar="FILE", help="model to use")
-    p.add_argument("--outf", default="generated.txt", metavar="FILE",
-                   help="text file to write, UTF-8; - for standard output")
-    p.add_argument("--words", type=int, default=1000, help="number of words to generate")
-    p.add_argument("--seed", type=int, default=1111, help="same seed, same text")
-    p.add_argument("--temperature", type=float, default=1.0,
-                   help="below 1 safer words, above 1 bolder ones")
-    p.add_argument("--top-k", type=int, default=0, metavar="K",
-                   help="choose among the K most probable words only (0: all)")
-    p.add_argument("--prompt", default=None, metavar="TEXT",
-                   help="words to go on from (None: a random word)")
-    p.add_argument("--log-interval", type=int, default=100, metavar="N",
-                   help="report every N words")
-    flags.device(p)
-    args = p.parse_args(argv)
+    parser = flags.parser("PyTorch PTB Language Model")
+    parser.add_argument("--data", default=str(toolkit.HERE / "data/penn"), metavar="DIR",
+                        help="texts that the model was trained on (for the vocabulary)")
+    parser.add_argument("--model", default="LSTM", choices=MODELS,
+                        help="recurrent layer (the model file's own counts)")
+    parser.add_argument("--checkpoint", default="./model.pt", metavar="FILE", help="model to use")
+    parser.add_argument("--outf", default="generated.txt", metavar="FILE",
+                        help="text file to write, UTF-8; - for standard output")
+    parser.add_argument("--words", type=int, default=1000, help="number of words to generate")
+    parser.add_argument("--seed", type=int, default=1111, help="same seed, same text")
+    parser.add_argument("--temperature", type=float, default=1.0,
+                        help="below 1 safer words, above 1 bolder ones")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K",
+                        help="choose among the K most probable words only (0: all)")
+    parser.add_argument("--prompt", default=None, metavar="TEXT",
+                        help="words to continue from (None: a random word)")
+    parser.add_argument("--log-interval", type=int, default=100, metavar="N",
+                        help="report every N words")
+    flags.add_machine(parser)
+    args = flags.parse(parser, argv)
     if not args.temperature >= 1e-3:
-        p.error("--temperature has to be greater or equal 1e-3")
-    if args.words < 0 or args.top_k < 0 or args.log_interval < 1:
-        p.error("--words and --top-k must not be negative, --log-interval must be at least 1")
-    flags.check_finite(p, args)
+        parser.error("--temperature has to be greater or equal 1e-3")
+    flags.check(parser, args, not_negative=("words", "top_k"))
     return args
+
+
+if __name__ == "__main__":
+    parse_args()  # -h and typing mistakes answer before torch is imported
+
+import torch
+from torch import Tensor
+
+from awd_lstm.data import Dictionary
+from awd_lstm.inputs import load_corpus, load_trained
+from awd_lstm.model import RNNModel
+from common.splitcross import SplitCrossEntropyLoss
+from harness.endings import BadInput, bad_input
+from harness.keeper import Keeper
 
 
 # ------------------------------------------------------------------------------------- generation
 def prompt_ids(dictionary: Dictionary, prompt: str) -> list[int]:
     """Ids of the prompt's words, <unk> for unknown ones. Raises BadInput if there is no <unk>."""
-    unknown = dictionary.word2idx.get("<unk>")
-    ids = [dictionary.word2idx.get(word, unknown) for word in prompt.split()]
-    if not ids or None in ids:
-        raise BadInput(f"--prompt {prompt!r}: needs at least one word, all of them in the "
-                       "vocabulary of --data (which has no <unk>)")
-    return ids
+    words, unknown = prompt.split(), dictionary.word2idx.get("<unk>")
+    if not words:
+        raise BadInput(f"--prompt {prompt!r}: needs at least one word")
+    missing = [word for word in words if word not in dictionary.word2idx]
+    if missing and unknown is None:
+        raise BadInput(f"--prompt {prompt!r}: the model does not know {', '.join(missing)}, and "
+                       "its vocabulary has no <unk>: use words of --data's train.txt")
+    if missing:
+        print(f"--prompt: {', '.join(missing)} read as <unk>", file=sys.stderr)
+    return [dictionary.word2idx.get(word, unknown) for word in words]
 
 
 def sample(log_probability: Tensor, temperature: float, top_k: int) -> Tensor:
@@ -95,26 +100,23 @@ def generate(model: RNNModel, criterion: SplitCrossEntropyLoss, start: Tensor, w
         yield int(word)
 
 
-def run(args: argparse.Namespace) -> None:
-    fabric = make_fabric(args)
-    corpus = load_corpus(args.data)
-    dictionary = corpus.dictionary
-    model, criterion = load_trained("--checkpoint", args.checkpoint, args.data, corpus)
-    torch.manual_seed(args.seed)  # building the model has drawn from the stream
-    model, criterion = fabric.setup_module(torch.nn.ModuleList([model, criterion])).module
+def start_of(args: argparse.Namespace, dictionary: Dictionary) -> Tensor:
+    """Word ids to continue from, (T, 1): the prompt's, or one at random."""
     if args.prompt is None:
-        start = (torch.rand(1, 1) * len(dictionary)).long()
-    else:
-        start = torch.tensor(prompt_ids(dictionary, args.prompt)).view(-1, 1)
+        return (torch.rand(1, 1) * len(dictionary)).long()
+    return torch.tensor(prompt_ids(dictionary, args.prompt)).view(-1, 1)
+
+
+def write(args: argparse.Namespace, words, start: list[str]) -> None:
+    """Writes words as they come, 20 a line, after those of the prompt; reports on the progress."""
     to_stdout = args.outf == "-"
-    with (open(1, "w", encoding="utf-8", closefd=False) if to_stdout
-          else open(args.outf, "w", encoding="utf-8")) as out, fabric.autocast():
-        if args.prompt is not None:
-            out.write(" ".join(dictionary.idx2word[i] for i in start[:, 0]) + " ")
-        ids = generate(model, criterion, start.to(fabric.device), args.words, args.temperature,
-                       args.top_k)
-        for i, word in enumerate(ids):
-            out.write(dictionary.idx2word[word] + ("\n" if i % 20 == 19 else " "))
+    with ExitStack() as stack:
+        with bad_input("--outf: "):
+            out = stack.enter_context(open(1 if to_stdout else args.outf, "w", encoding="utf-8",
+                                           closefd=not to_stdout))
+        out.writelines(f"{word} " for word in start)
+        for i, word in enumerate(words):
+            out.write(word + ("\n" if i % 20 == 19 else " "))
             if i % args.log_interval == 0:
                 print(f"| Generated {i}/{args.words} words",
                       file=sys.stderr if to_stdout else sys.stdout)
@@ -122,8 +124,19 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    with orderly_exit("generate.py"):
-        run(args)
+    with Keeper("awd_lstm/generate.py", args, writes=False) as keeper:
+        fabric = keeper.fabric
+        corpus = load_corpus(args.data, fabric)
+        vocabulary = corpus.dictionary.idx2word
+        model, criterion = load_trained("--checkpoint", args.checkpoint, args.data, corpus)
+        torch.manual_seed(args.seed)  # building the model has drawn from the stream
+        module = fabric.setup_module(torch.nn.ModuleList([model, criterion])).module
+        start = start_of(args, corpus.dictionary)
+        with fabric.autocast():
+            ids = generate(*module, start.to(fabric.device), args.words, args.temperature,
+                           args.top_k)
+            write(args, (vocabulary[i] for i in ids),
+                  [] if args.prompt is None else [vocabulary[i] for i in start[:, 0]])
 
 
 if __name__ == "__main__":

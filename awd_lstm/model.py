@@ -3,17 +3,17 @@
 Merity, Keskar, Socher 2017 (arXiv 1708.02182). Parameter names, initialisation and the order in
 which random numbers are drawn are the original's.
 
-Letters: T time, B batch, V vocabulary, E embedding size, H hidden size of a layer, L layers.
+Notation: T time, B batch, V vocabulary, E embedding size, H hidden size of a layer, L layers.
 """
 
 import torch
 from torch import Tensor, nn
 
+from awd_lstm import MODELS
 from awd_lstm.qrnn import QRNNLayer
 from common.dropout import WeightDrop, check_rate, embedding_dropout, locked_dropout
 from kernels.lstm import lstm
 
-MODELS = ("LSTM", "QRNN", "GRU")
 Hidden = list  # per layer: (h, c) for LSTM, h for GRU, c for QRNN; each tensor (1, B, H)
 
 
@@ -50,8 +50,10 @@ class RNNModel(nn.Module):
         super().__init__()
         if rnn_type not in MODELS:
             raise ValueError(f"unknown model {rnn_type!r}; choose from {', '.join(MODELS)}")
-        for name in ("dropout", "dropouth", "dropouti", "dropoute", "wdrop"):
-            check_rate(name, locals()[name])
+        rates = {"dropout": dropout, "dropouth": dropouth, "dropouti": dropouti,
+                 "dropoute": dropoute, "wdrop": wdrop}
+        for name, rate in rates.items():
+            check_rate(name, rate)
         self.rnn_type, self.ntoken, self.ninp = rnn_type, ntoken, ninp
         self.nhid, self.nlayers, self.tie_weights = nhid, nlayers, tie_weights
         self.dropout, self.dropouth, self.dropouti = dropout, dropouth, dropouti
@@ -72,11 +74,20 @@ class RNNModel(nn.Module):
 
     def _layer(self, index: int, size_in: int, size: int) -> nn.Module:
         if self.rnn_type == "QRNN":
+            # Only the first layer looks at two words at a time. Its weights are wrapped even at
+            # wdrop 0, so that all QRNN checkpoints have the original's key names.
             qrnn = QRNNLayer(size_in, size, save_prev_x=True, window=2 if index == 0 else 1)
             qrnn.linear = WeightDrop(qrnn.linear, ["weight"], dropout=self.wdrop)
             return qrnn
         layer = (LSTM if self.rnn_type == "LSTM" else nn.GRU)(size_in, size)
         return WeightDrop(layer, ["weight_hh_l0"], self.wdrop) if self.wdrop else layer
+
+    def config(self) -> dict:
+        """The constructor's arguments, as plain values: RNNModel(**model.config()) is alike."""
+        names = ("rnn_type", "ntoken", "ninp", "nhid", "nlayers", "dropout", "dropouth",
+                 "dropouti", "dropoute", "wdrop", "tie_weights")
+        return {name: getattr(self, name) for name in names} | {
+            "last_word_padding": self.padding_idx is not None}
 
     def init_weights(self) -> None:
         """Uniform(-0.1, 0.1) for both matrices (the tied one is drawn twice), zero decoder bias."""
@@ -116,6 +127,8 @@ class RNNModel(nn.Module):
         Returns result (T*B, H_last) after the output dropout and the new hidden; with return_h also
         the layers' raw outputs and their dropped outputs, lists of L tensors (T, B, H).
         """
+        # Masks are drawn in the original's order: word mask, input mask, then each layer's weight
+        # mask and its output mask. So a seeded run on the CPU repeats the original's numbers.
         x = embedding_dropout(self.encoder, words, self.dropoute, self.training, self.padding_idx)
         x = locked_dropout(x, self.dropouti, self.training)
         new_hidden, raw_outputs, outputs = [], [], []
@@ -132,7 +145,9 @@ class RNNModel(nn.Module):
         return result, new_hidden
 
 
+# ------------------------------------------------------------------------- the original's weights
 def _plain_key(key: str) -> str:
+    """A key's name without weight drop: rnns.0.module.weight_hh_l0_raw -> rnns.0.weight_hh_l0."""
     return key.replace(".module.", ".").removesuffix("_raw")
 
 
@@ -167,19 +182,30 @@ def load_original_state(model: RNNModel, state: dict[str, Tensor]) -> None:
 
 
 def config_of_state(state: dict[str, Tensor]) -> dict:
-    """Constructor arguments that an original's bare state_dict reveals (all but the dropouts)."""
+    """Constructor arguments that an original's bare state_dict reveals (all but the dropouts).
+    Raises ValueError if it is of no model of this toolkit."""
     keys = _plain_keys(state)
     recurrent = {"rnns.0.bias_hh_l0", "rnns.0.linear.bias"}
     if "encoder.weight" not in keys or not keys.keys() & recurrent:
         raise ValueError("these are not the weights of an LSTM, GRU or QRNN of this toolkit")
     nlayers = 1 + max(int(k.split(".")[1]) for k in keys if k.startswith("rnns."))
     ntoken, ninp = keys["encoder.weight"].shape
+    # Tied matrices are saved under both names; nothing else says that they are one.
     tied = torch.equal(keys.get("decoder.weight", keys["encoder.weight"]), keys["encoder.weight"])
     if "rnns.0.linear.bias" in keys:
         kind, size = "QRNN", len(keys["rnns.0.linear.bias"]) // 3
     else:
         rows, size = keys["rnns.0.weight_hh_l0"].shape
-        kind = {4: "LSTM", 3: "GRU"}[rows // size]
+        kind = "LSTM" if rows == 4 * size else "GRU"
     # A single tied layer has size E whatever nhid was; E itself rebuilds the same shapes.
     return {"rnn_type": kind, "ntoken": ntoken, "ninp": ninp, "nhid": size, "nlayers": nlayers,
             "tie_weights": tied}
+
+
+def default_splits(ntoken: int) -> list[int]:
+    """Where a vocabulary of `ntoken` words is cut for the split softmax: nowhere up to 75,000."""
+    if ntoken > 500_000:
+        return [4200, 35000, 180000]   # One Billion Word: head, about 40 %, 40 % of the tokens
+    if ntoken > 75_000:
+        return [2800, 20000, 76000]    # WikiText-103
+    return []

@@ -15,51 +15,58 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch
-from torch import Tensor
-
-from awd_lstm import args as flags
-from awd_lstm.environment import load_corpus, load_trained, make_fabric, orderly_exit
-from awd_lstm.model import MODELS, RNNModel
-from awd_lstm.utils import batchify, get_batch, perplexity
-from common.splitcross import SplitCrossEntropyLoss
-
-BLOCK = 256  # positions scored at a time: bounds the memory at BLOCK * max(V, window + BLOCK)
+from awd_lstm import MODELS
+from awd_lstm import args as toolkit
+from harness import flags
 
 
 # ------------------------------------------------------------------------------------- settings
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(description="PyTorch PennTreeBank RNN/LSTM Language Model",
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--data", default=str(flags.HERE / "data/penn"), metavar="DIR",
-                   help="folder with train.txt, valid.txt, test.txt")
-    p.add_argument("--model", default="LSTM", choices=MODELS,
-                   help="recurrent layer (the model file's own counts)")
-    p.add_argument("--save", default="best.pt", metavar="FILE", help="model to evaluate")
-    p.add_argument("--bptt", type=int, default=5000, help="tokens pushed through at a time")
-    p.add_argument("--window", type=int, default=3785, help="number of past states in the cache")
-    p.add_argument("--theta", type=float, default=0.6625523432485668,
-                   help="flattens (< 1) or sharpens the cache's softmax")
-    p.add_argument("--lambdasm", type=float, default=0.12785920428335693,
-                   help="weight of the cache in the mixture")
-    p.add_argument("--exact-cache", action=flags.OnOff, default=False,
-                   help="use the cache before it is full and at chunk starts; the original (and "
-                        "the published numbers) do not, so that --bptt matters a little")
-    p.add_argument("--exact-loss", action=flags.OnOff, default=False,
-                   help="divide by the number of predictions, not by one more as the original")
-    flags.device(p)
-    args = p.parse_args(argv)
-    flags.check_finite(p, args)
-    if args.bptt < 1 or args.window < 1:
-        p.error("--bptt and --window must be at least 1")
+    parser = flags.parser("PyTorch PennTreeBank RNN/LSTM Language Model")
+    parser.add_argument("--data", default=str(toolkit.HERE / "data/penn"), metavar="DIR",
+                        help="folder with train.txt, valid.txt, test.txt")
+    parser.add_argument("--model", default="LSTM", choices=MODELS,
+                        help="recurrent layer (the model file's own counts)")
+    parser.add_argument("--save", default="best.pt", metavar="FILE", help="model to evaluate")
+    parser.add_argument("--bptt", type=int, default=5000, help="tokens pushed through at a time")
+    parser.add_argument("--window", type=int, default=3785,
+                        help="number of past states in the cache")
+    parser.add_argument("--theta", type=float, default=0.6625523432485668,
+                        help="flattens (< 1) or sharpens the cache's softmax")
+    parser.add_argument("--lambdasm", type=float, default=0.12785920428335693,
+                        help="weight of the cache in the mixture")
+    parser.add_argument("--exact-cache", action=flags.OnOff, default=False,
+                        help="use the cache before it is full and at chunk starts; the original "
+                             "(and the published numbers) do not, so that --bptt matters a little")
+    toolkit.add_exact_loss(parser)
+    flags.add_machine(parser)
+    args = flags.parse(parser, argv)
+    flags.check(parser, args, positive=("bptt", "window"))
     if not 0 <= args.lambdasm <= 1:
-        p.error("--lambdasm must be in [0, 1]")
+        parser.error("--lambdasm must be in [0, 1]")
     return args
+
+
+if __name__ == "__main__":
+    parse_args()  # -h and typing mistakes answer before torch is imported
+
+import torch
+from torch import Tensor
+
+from awd_lstm.inputs import columns_of, load_corpus, load_trained
+from awd_lstm.model import RNNModel
+from awd_lstm.utils import get_batch
+from common.splitcross import SplitCrossEntropyLoss, perplexity
+from harness.keeper import Keeper
+
+BLOCK = 256  # positions scored at a time: bounds the memory at BLOCK * max(V, window + BLOCK)
 
 
 # ----------------------------------------------------------------------------------------- cache
 class Cache:
     """The last `window` hidden states, each with the word that followed it.
+
+    Notation: T positions of a chunk, H size of a state, g a position in the whole text.
 
     p(w) at position g is the sum of softmax_j(theta h_j . h_g) over the positions j among
     g-window .. g-1 that were followed by w. As in the original, position idx of a chunk has a cache
@@ -132,24 +139,22 @@ def vocabulary_probability(model: RNNModel, criterion: SplitCrossEntropyLoss, st
         for h, w in zip(states.split(BLOCK), targets.split(BLOCK), strict=True)]).exp()
 
 
-def run(args: argparse.Namespace) -> None:
-    fabric = make_fabric(args)
-    corpus = load_corpus(args.data)
-    model, criterion = load_trained("--save", args.save, args.data, corpus)
-    module = fabric.setup_module(torch.nn.ModuleList([model, criterion]))
-    print(model)
-    for name, ids in (("val", corpus.valid), ("test", corpus.test)):
-        with fabric.autocast():
-            loss = evaluate(*module.module, batchify(ids, 1, fabric.device), args)
-        print("=" * 89)
-        print(f"| End of pointer | {name} loss {loss:5.2f} | {name} ppl {perplexity(loss):8.2f}")
-        print("=" * 89)
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    with orderly_exit("pointer.py"):
-        run(args)
+    with Keeper("awd_lstm/pointer.py", args, writes=False) as keeper:
+        fabric = keeper.fabric
+        corpus = load_corpus(args.data, fabric)
+        model, criterion = load_trained("--save", args.save, args.data, corpus)
+        module = fabric.setup_module(torch.nn.ModuleList([model, criterion]))
+        print(model)
+        for name, split in (("val", "valid"), ("test", "test")):
+            source = columns_of(corpus, split, 1, fabric.device, "give a longer text")
+            with fabric.autocast():
+                loss = evaluate(*module.module, source, args)
+            print("=" * 89)
+            print(f"| End of pointer | {name} loss {loss:5.2f} "
+                  f"| {name} ppl {perplexity(loss):8.2f}")
+            print("=" * 89)
 
 
 if __name__ == "__main__":

@@ -1,50 +1,41 @@
-"""The training loop of main.py and finetune.py, its exact continuation and its orderly end.
+"""What main.py and finetune.py share: the run, its updates, reports, validation and test.
 
-A run is a `Run`: what is computed on (fabric, model, data), how (optimizer) and where it stands
-(progress). Everything that the next update depends on is in the training state, so that a resumed
-run gives, on the CPU, the same bits as one that never stopped.
+A `Run` is what is trained on what, how, and how far it is. Everything that the next update depends
+on goes into the training state (harness.keeper), so a resumed run gives, on the CPU, the same bits
+as one that never stopped.
 
 Several processes (--devices N or torchrun) share the columns of the batch; each column's gradient
 counts the same, so the update is that of one process on the whole batch.
+
+Notation: T time steps, B batch columns.
 """
 
-import signal
 import time
 from argparse import Namespace
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from awd_lstm import checkpoint
 from awd_lstm.data import Corpus
-from awd_lstm.environment import Interrupted, bad_input, my_columns
-from awd_lstm.metrics import Metrics
+from awd_lstm.inputs import MODEL_FORMAT, columns_of
 from awd_lstm.model import Hidden, RNNModel, load_original_state
-from awd_lstm.state import plain, save_state, state_file
-from awd_lstm.utils import (
-    batchify,
-    draw_seq_len,
-    evaluate,
-    get_batch,
-    perplexity,
-    repackage_hidden,
-)
+from awd_lstm.qrnn import QRNNLayer
+from awd_lstm.utils import draw_seq_len, evaluate, get_batch, repackage_hidden
 from common.asgd import ASGD
-from common.splitcross import SplitCrossEntropyLoss
+from common.splitcross import SplitCrossEntropyLoss, perplexity
+from harness import keeper as harness
+from harness import machine
+from harness.endings import BadInput, bad_input
 
 NOTHING_STORED = 1e8              # "best validation loss" before the first
 
 
 @dataclass
-class Progress:
-    """Where a run stands. i, batch, total and counted are those of the current epoch."""
+class Progress(harness.Progress):
+    """How far a run is. i, batch, total and counted are those of the current epoch."""
 
-    epoch: int = 1
-    step: int = 0                 # updates so far, over all epochs
     i: int = 0                    # position in the text
     batch: int = 0                # updates in this epoch
     total: float = 0.0            # summed loss since the last report ...
@@ -53,67 +44,94 @@ class Progress:
     lr: float = 0.0
     stored_loss: float = NOTHING_STORED  # best validation loss so far
     best_val_loss: list = field(default_factory=list)
-    done: bool = False            # finetune.py's stopping rule has spoken
+    done: bool = False            # finetune.py: early stopping has triggered
 
 
 @dataclass
 class Run:
-    """What is trained on what, and how far it is."""
+    """What is trained on what, how, and how far it is; harness.keeper says what a run offers."""
 
     args: Namespace
-    fabric: Fabric
-    model: RNNModel
-    criterion: SplitCrossEntropyLoss
+    keeper: harness.Keeper
+    script: str                              # main or finetune
     corpus: Corpus
-    seq_len_rng: np.random.RandomState
+    train_data: Tensor                       # (rows, this process's columns)
+    val_data: Tensor                         # (rows, 10)
+    test_data: Tensor                        # (rows, 1)
+    loss: "TrainingLoss"
+    step_loss: nn.Module                     # the same, compiled and shared by all processes
+    seq_len_rng: np.random.RandomState       # the same in all processes
     seq_len_cap: int | None = None           # finetune.py limits the drawn lengths
-    script: str = "main"
     progress: Progress = field(default_factory=Progress)
     optimizer: torch.optim.Optimizer | None = None
     hidden: Hidden | None = None
-    metrics: Metrics | None = None
-    stop_signal: int = 0
 
-    def __post_init__(self):
-        args, fabric, corpus = self.args, self.fabric, self.corpus
-        with bad_input(f"--data {args.data}: "):
-            train_data = batchify(corpus.train, args.batch_size, fabric.device)
-            self.val_data = batchify(corpus.valid, 10, fabric.device)
-            self.test_data = batchify(corpus.test, 1, fabric.device)
-        self.train_data = train_data[:, my_columns(fabric, args.batch_size)]
-        # The share of this process in the batch, relative to the mean share.
-        self.weight = self.train_data.shape[1] * fabric.world_size / args.batch_size
-        if args.precision == "64":  # else Fabric rounds what a module returns to single precision
-            torch.set_default_dtype(torch.float64)
-        self.loss = TrainingLoss(self.model, self.criterion, args.alpha, args.beta)
-        compiled = torch.compile(self.loss, dynamic=True) if args.compile else self.loss
-        self.step_loss = fabric.setup_module(compiled)
-        self.params = [*self.model.parameters(), *self.criterion.parameters()]
-        if fabric.global_rank:  # the same start everywhere, other dropout masks
-            torch.manual_seed(args.seed + fabric.global_rank)
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, self._ask_to_stop)
+    @property
+    def model(self) -> RNNModel:
+        return self.loss.model
 
-    def _ask_to_stop(self, signum: int, frame) -> None:
-        self.stop_signal = signum
+    @property
+    def criterion(self) -> SplitCrossEntropyLoss:
+        return self.loss.criterion
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        return self.corpus.digests
 
     @property
     def averaging(self) -> bool:
         """Has NT-ASGD switched to averaged SGD?"""
         return isinstance(self.optimizer, ASGD)
 
-    def say(self, text: str) -> None:
-        """One process speaks for all."""
-        if self.fabric.is_global_zero:
-            print(text, flush=True)
-
     def evaluate(self, source: Tensor) -> float:
         """Mean loss of a text with the weights as they are now."""
-        with self.fabric.autocast():
+        with self.keeper.fabric.autocast():
             return evaluate(self.model, self.criterion, source, self.args.bptt,
-                            self.args.exact_loss, check=lambda: stop_if_asked(self))
+                            self.args.exact_loss, check=self.keeper.stop_if_asked)
+
+    # ------------------------------------------------------------------------ the training state
+    def _qrnn_layers(self) -> list[QRNNLayer]:
+        return [layer for layer in self.model.rnns if isinstance(layer, QRNNLayer)]
+
+    def state(self) -> dict:
+        kind = "asgd" if self.averaging else type(self.optimizer).__name__.lower()
+        return {"optimizer": {"kind": kind, "state": self.optimizer.state_dict()},
+                "seq_len_rng": machine.generator_state(self.seq_len_rng), **weights_of(self)}
+
+    def own(self) -> dict:
+        return {"hidden": self.hidden, "prev_x": [layer.prevX for layer in self._qrnn_layers()]}
+
+    def restore(self, state: dict, own: dict) -> None:
+        if state.get("corpus", self.corpus.key) != self.corpus.key:  # of release 0.1
+            raise BadInput(f"--resume: the texts in {self.args.data} have changed since")
+        with bad_input("--resume: "):
+            load_original_state(self.model, state["model"])
+        self.criterion.load_state_dict(state["criterion"])
+        self.optimizer = make_optimizer(state["optimizer"]["kind"], self)
+        self.optimizer.load_state_dict(state["optimizer"]["state"])
+        machine.set_generator_state(self.seq_len_rng, state["seq_len_rng"])
+        self.hidden = own["hidden"]
+        for layer, frame in zip(self._qrnn_layers(), own["prev_x"], strict=True):
+            layer.prevX = frame
 
 
+def upgrade(content: dict) -> dict:
+    """A training state of release 0.1 as harness.keeper writes it now; all else as it is."""
+    if content.get("format") != "awd_lstm training state 1":
+        return content
+    script, stored = content["script"], content["progress"]["stored_loss"]
+    if script not in ("main", "finetune"):
+        return {"format": harness.STATE_FORMAT, "script": f"awd_lstm ({script})"}  # to be refused
+    processes = [{"random": {name: part[name] for name in ("python", "torch", "cuda")},
+                  "own": {name: part[name] for name in ("hidden", "prev_x")}}
+                 for part in content["processes"]]
+    return content | {
+        "format": harness.STATE_FORMAT, "script": f"awd_lstm/{script}.py", "processes": processes,
+        "best": "" if script == "finetune" or stored < NOTHING_STORED else None,
+        "inputs": None}  # it has one digest of all three texts, which Run.restore compares
+
+
+# ------------------------------------------------------------------------------------- building
 class TrainingLoss(nn.Module):
     """Cross entropy plus activation regularisation (section 4.6)."""
 
@@ -135,9 +153,46 @@ class TrainingLoss(nn.Module):
         return loss, cross_entropy, hidden
 
 
+def make_run(args: Namespace, keeper: harness.Keeper, corpus: Corpus, model: RNNModel,
+             criterion: SplitCrossEntropyLoss, script: str, seq_len_seed: int) -> Run:
+    """Texts in columns, the model on its device and shared by all processes. No optimiser yet."""
+    fabric = keeper.fabric
+    longer = "give a longer text"
+    train_data = columns_of(corpus, "train", args.batch_size, fabric.device,
+                            f"{longer} or a smaller --batch_size", rows=3)
+    val_data = columns_of(corpus, "valid", 10, fabric.device, f"{longer} (the original validates "
+                          "in 10 columns)")
+    test_data = columns_of(corpus, "test", 1, fabric.device, longer)
+    loss = TrainingLoss(model, criterion, args.alpha, args.beta)
+    # dynamic: almost every update has another length.
+    step_loss = fabric.setup_module(torch.compile(loss, dynamic=True) if args.compile else loss)
+    machine.own_stream(fabric, args.seed)  # the same start everywhere, other dropout masks
+    return Run(args, keeper, script, corpus, train_data[:, machine.share(fabric, args.batch_size)],
+               val_data, test_data, loss, step_loss, np.random.RandomState(seq_len_seed))
+
+
+def make_optimizer(kind: str, run: Run) -> torch.optim.Optimizer:
+    """kind: sgd, adam, or asgd (as NT-ASGD switches to: the initial lr, averaging from now on)."""
+    lr, weight_decay = run.args.lr, run.args.wdecay
+    # The loss's parameters, not the model's alone as in the original, whose ASGD left the split
+    # softmax's tombstones as they were.
+    if kind == "asgd":
+        return ASGD(run.loss.parameters(), lr=lr, t0=0, weight_decay=weight_decay)
+    optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[kind]
+    fused = run.keeper.fabric.device.type in ("cpu", "cuda")  # one pass over the weights
+    return optimizer(run.loss.parameters(), lr=lr, weight_decay=weight_decay, fused=fused)
+
+
+def describe(run: Run) -> None:
+    """The original's two lines before the first epoch."""
+    parameters = sum(parameter.numel() for parameter in run.loss.parameters())
+    run.keeper.say(f"Args: {run.args}\nModel total parameters: {parameters}")
+
+
+# ------------------------------------------------------------------------------------- training
 def train_epoch(run: Run) -> None:
-    """Goes on with the current epoch to its end, or to --max-steps. Raises Interrupted."""
-    args, progress = run.args, run.progress
+    """Continues the current epoch to its end, or to --max-steps. Raises Interrupted."""
+    progress, keeper = run.progress, run.keeper
     if progress.i == 0:
         run.model.reset()
         run.hidden = run.model.init_hidden(run.train_data.shape[1])
@@ -145,147 +200,106 @@ def train_epoch(run: Run) -> None:
     run.model.train()
     epoch_start = time.time() - progress.seconds
     report_start, reported = time.time(), progress.batch
-    while progress.i < len(run.train_data) - 2 and not out_of_steps(run):
+    while not epoch_is_over(run) and not keeper.out_of_steps():
         seq_len, loss = one_update(run)
         progress.total += loss
         progress.counted += 1
         done = progress.batch + 1
-        if progress.batch % args.log_interval == 0 and progress.batch > 0:
+        if progress.batch % run.args.log_interval == 0 and progress.batch > 0:
             report(run, 1000 * (time.time() - report_start) / (done - reported))
             report_start, reported = time.time(), done
         progress.batch = done
         progress.step += 1
         progress.i += seq_len
         progress.seconds = time.time() - epoch_start
-        if progress.step % args.save_interval == 0 or out_of_steps(run):
-            save_state(run)
-        stop_if_asked(run)
+        keeper.after_update()
 
 
-def out_of_steps(run: Run) -> bool:
-    return bool(run.args.max_steps) and run.progress.step >= run.args.max_steps
+def epoch_is_over(run: Run) -> bool:
+    """Are fewer than two predictions per column left? As in the original they are skipped: TAR is
+    the mean of nothing on a batch of one time step."""
+    return run.progress.i >= len(run.train_data) - 2
 
 
 def one_update(run: Run) -> tuple[int, float]:
     """Draws a length, computes the gradient, updates. Returns the length and the cross entropy."""
-    args = run.args
+    args, fabric = run.args, run.keeper.fabric
     seq_len = draw_seq_len(run.seq_len_rng, args.bptt, run.seq_len_cap)
-    # A longer sequence is fewer updates an epoch: each counts for its length (section 5).
+    # A longer sequence is fewer updates an epoch: each counts for its length (section 5). The drawn
+    # length, as in the original, also where the text's end cuts the batch short.
     for group in run.optimizer.param_groups:
         group["lr"] = run.progress.lr * seq_len / args.bptt
     data, targets = get_batch(run.train_data, run.progress.i, seq_len)
     run.optimizer.zero_grad()
     loss, cross_entropy, hidden = run.step_loss(data, targets, run.hidden)
-    run.fabric.backward(loss * run.weight)
-    clip_and_check(run, loss)
+    # Processes average their gradients; this one's columns relative to the mean share.
+    weight = run.train_data.shape[1] * fabric.world_size / args.batch_size
+    fabric.backward(loss * weight)
+    run.keeper.clip_gradients(run.loss, loss, args.clip)
     run.optimizer.step()
     run.hidden = repackage_hidden(hidden)
     for group in run.optimizer.param_groups:
         group["lr"] = run.progress.lr
-    return seq_len, mean_over_processes(run, cross_entropy)
-
-
-def clip_and_check(run: Run, loss: Tensor) -> None:
-    """Clips the gradient norm; ends the run before the update if anything is not finite."""
-    norm = torch.nn.utils.get_total_norm(
-        [p.grad for p in run.params if p.grad is not None])
-    if not torch.isfinite(norm + loss.detach()):  # looked at first: clipping spreads a NaN
-        names = [name for name, p in run.loss.named_parameters()
-                 if p.grad is not None and not p.grad.isfinite().all()]
-        what = f"the gradient of {names[0]}" if names else "the loss"
-        raise FloatingPointError(
-            f"{what} is not finite at epoch {run.progress.epoch}, step {run.progress.step}; "
-            "stopped before the update. Files written so far are good; a smaller --lr or --clip "
-            "may help")
-    if run.args.clip:
-        torch.nn.utils.clip_grads_with_norm_(run.params, run.args.clip, norm)
-
-
-def mean_over_processes(run: Run, value: Tensor) -> float:
-    value = value.detach() * run.weight
-    if run.fabric.world_size > 1:
-        value = run.fabric.all_reduce(value, reduce_op="mean")
-    return value.item()
+    return seq_len, machine.mean(fabric, cross_entropy.detach() * weight)
 
 
 def report(run: Run, ms_per_batch: float) -> None:
     """The original's line; finetune's has fewer digits and no bits per character."""
-    args, p = run.args, run.progress
-    loss = p.total / p.counted
-    lr = f"{p.lr:05.5f}" if run.script == "main" else f"{p.lr:02.2f}"
-    line = (f"| epoch {p.epoch:3d} | {p.batch:5d}/{len(run.train_data) // args.bptt:5d} batches "
-            f"| lr {lr} | ms/batch {ms_per_batch:5.2f} | loss {loss:5.2f} "
-            f"| ppl {perplexity(loss):8.2f}")
-    run.say(line + (f" | bpc {loss / np.log(2):8.3f}" if run.script == "main" else ""))
-    if run.metrics:
-        run.metrics.log(p.step, p.epoch, train_loss=loss, train_lr=p.lr)
-    p.total, p.counted = 0.0, 0
+    progress = run.progress
+    loss = progress.total / progress.counted
+    lr = f"{progress.lr:05.5f}" if run.script == "main" else f"{progress.lr:02.2f}"
+    line = (f"| epoch {progress.epoch:3d} | {progress.batch:5d}/"
+            f"{len(run.train_data) // run.args.bptt:5d} batches | lr {lr} "
+            f"| ms/batch {ms_per_batch:5.2f} | loss {loss:5.2f} | ppl {perplexity(loss):8.2f}")
+    run.keeper.say(line + (f" | bpc {loss / np.log(2):8.3f}" if run.script == "main" else ""))
+    run.keeper.log(train_loss=loss, train_lr=progress.lr)
+    progress.total, progress.counted = 0.0, 0
 
 
-def report_epoch(run: Run, valid_loss: float) -> None:
-    """The original's epoch line between two rules; the time includes the evaluation."""
-    p = run.progress
-    line = (f"| end of epoch {p.epoch:3d} | time: {p.seconds:5.2f}s | valid loss {valid_loss:5.2f} "
-            f"| valid ppl {perplexity(valid_loss):8.2f}")
-    bpc = f" | valid bpc {valid_loss / np.log(2):8.3f}" if run.script == "main" else ""
-    run.say(f"{'-' * 89}\n{line}{bpc}\n{'-' * 89}")
-    if run.metrics:
-        run.metrics.log(p.step, p.epoch, valid_loss=valid_loss, valid_ppl=perplexity(valid_loss))
-
-
-def stop_if_asked(run: Run) -> None:
-    """Raises Interrupted if this or any other process was signalled: all stop at the same place."""
-    signum = run.stop_signal
-    if run.fabric.world_size > 1:
-        asked = torch.tensor(signum, device=run.fabric.device)
-        dist.all_reduce(asked, dist.ReduceOp.MAX)
-        signum = int(asked.item())
-    if signum:
-        run.stop_signal = 0
-        raise Interrupted(signum)
-
-
+# ----------------------------------------------------------------------------- validation, test
 def validate(run: Run) -> float:
-    """Validation loss of the current weights, reported as the end of the epoch."""
-    start = time.time()
-    loss = run.evaluate(run.val_data)
-    run.progress.seconds += time.time() - start
-    report_epoch(run, loss)
+    """Validation loss of the current weights, reported as the end of the epoch: the original's line
+    between two rules; the time includes the evaluation. Raises FloatingPointError."""
+    progress, start = run.progress, time.time()
+    loss = run.keeper.check_finite(run.evaluate(run.val_data))
+    progress.seconds += time.time() - start
+    line = (f"| end of epoch {progress.epoch:3d} | time: {progress.seconds:5.2f}s "
+            f"| valid loss {loss:5.2f} | valid ppl {perplexity(loss):8.2f}")
+    bpc = f" | valid bpc {loss / np.log(2):8.3f}" if run.script == "main" else ""
+    run.keeper.say(f"{'-' * 89}\n{line}{bpc}\n{'-' * 89}")
+    run.keeper.log(valid_loss=loss, valid_ppl=perplexity(loss))
     return loss
 
 
-def save_best(run: Run, valid_loss: float, message: str, path: str | None = None) -> None:
-    """Writes the model file with the weights as they are now."""
-    if run.fabric.is_global_zero:
-        checkpoint.save_model(path or run.args.save, run.model, run.criterion, plain(run.args),
-                              run.corpus.dictionary.digest(), script=run.script,
-                              epoch=run.progress.epoch, valid_loss=valid_loss)
-    run.say(message)
+def weights_of(run: Run) -> dict:
+    """What a model file and a training state have in common: enough to rebuild the model."""
+    return {"config": run.model.config(), "model": run.model.state_dict(),
+            "criterion": run.criterion.state_dict(), "splits": run.criterion.splits,
+            "vocabulary": run.corpus.dictionary.digest()}
+
+
+def model_file(run: Run, valid_loss: float) -> dict:
+    """The content of a model file, with the weights as they are now."""
+    return {"format": MODEL_FORMAT, "script": run.script, "epoch": run.progress.epoch,
+            "valid_loss": valid_loss, **weights_of(run)}
+
+
+def save_best(run: Run, valid_loss: float, message: str) -> None:
+    """Writes the model file and remembers its loss as the one to beat."""
+    run.keeper.save_best(model_file(run, valid_loss))
+    run.keeper.say(message)
+    run.progress.stored_loss = valid_loss
 
 
 def test(run: Run) -> None:
     """Loads the best model, evaluates it on the test text, prints the closing lines."""
-    run.fabric.barrier()
-    with bad_input("--save: "):
-        best = checkpoint.read(run.args.save)
-    load_original_state(run.model, best.get("model", best))  # finetune.py may have kept a bare one
+    best = run.keeper.read_best()
+    with bad_input("--save: "):  # finetune.py may have kept an original's bare state_dict
+        load_original_state(run.model, best.get("model", best))
     if "criterion" in best:
         run.criterion.load_state_dict(best["criterion"])
     loss = run.evaluate(run.test_data)
     line = f"| End of training | test loss {loss:5.2f} | test ppl {perplexity(loss):8.2f}"
     bpc = f" | test bpc {loss / np.log(2):8.3f}" if run.script == "main" else ""
-    run.say(f"{'=' * 89}\n{line}{bpc}\n{'=' * 89}")
-    if run.metrics:
-        run.metrics.log(run.progress.step, best.get("epoch", 0), test_loss=loss,
-                        test_ppl=perplexity(loss))
-        run.metrics.close()
-
-
-def leave_early(run: Run, stop: Interrupted) -> None:
-    """Saves where the run stands. After Ctrl-C tests what there is, as the original did."""
-    if not out_of_steps(run):  # else train_epoch has, and evaluation since reset the QRNN's frames
-        save_state(run)
-    run.say(f"{'-' * 89}\nExiting from training early\n"
-            f"To go on: the same command with --resume ({state_file(run.args.save, run.script)})")
-    if stop.signum == signal.SIGINT and run.progress.stored_loss < NOTHING_STORED:
-        test(run)
+    run.keeper.say(f"{'=' * 89}\n{line}{bpc}\n{'=' * 89}")
+    run.keeper.log(best.get("epoch", 0), test_loss=loss, test_ppl=perplexity(loss))

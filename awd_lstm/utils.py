@@ -1,10 +1,11 @@
 """Batches, sequence lengths and evaluation, shared by the four scripts.
 
-Letters: T time steps, B batch columns, N tokens of a text.
+Notation: T time steps, B batch columns, N tokens of a text.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -57,12 +58,16 @@ def repackage_hidden(hidden: Hidden) -> Hidden:
     return [tuple(x.detach() for x in h) if isinstance(h, tuple) else h.detach() for h in hidden]
 
 
-def perplexity(loss: float) -> float:
-    """exp(loss); inf where a diverged run would overflow."""
+@contextmanager
+def single_precision() -> Iterator[None]:
+    """Inside the block new weights are drawn as float32, whatever --precision: so the same seed
+    starts with the same weights and the same dropout masks in all of them."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
     try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @torch.no_grad()
@@ -71,7 +76,8 @@ def evaluate(model: RNNModel, criterion: torch.nn.Module, source: Tensor, bptt: 
     """Mean loss (nats per token) of the text source (rows, B), hidden states carried along.
 
     As in the original the sum over the rows-1 predictions is divided by rows, which makes every
-    loss (rows-1)/rows of the true mean; `exact` divides by rows-1. `check` is called per chunk.
+    loss (rows-1)/rows of the true mean; `exact` divides by rows-1. `check` is called before each
+    chunk of `bptt` rows and may raise.
     """
     was_training = model.training
     model.eval()
@@ -83,7 +89,7 @@ def evaluate(model: RNNModel, criterion: torch.nn.Module, source: Tensor, bptt: 
         data, targets = get_batch(source, i, bptt)
         output, hidden = model(data, hidden)
         loss = criterion(model.decoder.weight, model.decoder.bias, output, targets)
-        losses.append(len(data) * loss)
+        losses.append(len(data) * loss)  # no .item(): the loop would wait for the GPU
     model.train(was_training)
     total = torch.stack(losses).cpu().double().sum().item() if losses else math.nan
     return total / (len(source) - (1 if exact else 0))

@@ -3,10 +3,11 @@
 The text is a matrix (rows, B): column b is the b-th of B equal stretches of it (batchify draws a
 picture). Tokenising is awd_lstm.data's: words in order of first appearance, <eos> at line ends.
 
-Letters: T time steps of one chunk, B columns.
+Notation: T time steps of one chunk, B columns.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from torch import Tensor
@@ -20,7 +21,9 @@ def draw_length(rng: np.random.RandomState, base: int) -> int:
 
 
 def gen_sequence_lengths(rows: int, base: int, rng: np.random.RandomState,
-                         cap: float = math.inf) -> list[int]:
+                         cap: float = math.inf,
+                         draw: Callable[[np.random.RandomState, int], int] = draw_length
+                         ) -> list[int]:
     """Lengths that use up `rows` rows but one, which is only a target.
 
     cap: how much longer than base a chunk may be; 5 in the published from-scratch code, which also
@@ -29,7 +32,7 @@ def gen_sequence_lengths(rows: int, base: int, rng: np.random.RandomState,
     published = cap < math.inf
     lengths, left = [], rows
     while left > (0 if published else 2):
-        length = int(min(base + cap, draw_length(rng, base)))
+        length = int(min(base + cap, draw(rng, base)))
         if left > (5 if published else 2):
             lengths.append(min(length, left - 1))
         left -= length

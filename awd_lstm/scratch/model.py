@@ -2,7 +2,7 @@
 
 Merity, Keskar, Socher 2017, "Regularizing and Optimizing LSTM Language Models", arXiv 1708.02182.
 
-Letters: T time steps, B batch, V vocabulary, E size of the word vectors, H hidden size,
+Notation: T time steps, B batch, V vocabulary, E size of the word vectors, H hidden size,
 `in` and `out` the sizes of one layer (E -> H, H -> H, H -> E).
 
 Each deviation of the published from-scratch code is a switch of AWD_LSTM that is off by default.
@@ -11,6 +11,8 @@ Each deviation of the published from-scratch code is a switch of AWD_LSTM that i
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from common.splitcross import SplitCrossEntropyLoss
 
 Hidden = tuple[list[Tensor], list[Tensor]]  # (h of every layer, c of every layer), each (B, out)
 
@@ -61,7 +63,10 @@ class WeightDropout(nn.Module):
         U = self.cell.h2h.weight
         if not self.training or self.p == 0:
             return U
-        return U * dropout_mask(U.shape, self.p, U)
+        return U * self.draw_mask(U)
+
+    def draw_mask(self, U: Tensor) -> Tensor:
+        return dropout_mask(U.shape, self.p, U)
 
 
 class VariationalDropout(nn.Module):
@@ -207,3 +212,28 @@ class AWD_LSTM(nn.Module):
         if self.detach:
             x = x.detach()
         return x.norm(dim=-1).mean() if self.norm else x.pow(2).mean()
+
+
+class TrainingLoss(nn.Module):
+    """What is minimised: cross entropy + AR + TAR. criterion: the split softmax, or None for
+    torch's cross entropy (the same up to 75,000 words)."""
+
+    def __init__(self, model: AWD_LSTM, criterion: SplitCrossEntropyLoss | None, alpha: float,
+                 beta: float):
+        super().__init__()
+        self.model, self.criterion, self.alpha, self.beta = model, criterion, alpha, beta
+
+    def forward(self, x: Tensor, y: Tensor, hidden: Hidden) -> tuple[Tensor, Tensor, Hidden]:
+        """x, y (T, B) -> the loss, cross entropy alone, the state after x."""
+        output, output_nodrop, hidden = self.model(x, hidden)
+        ce = self.cross_entropy(output, y)
+        ar = self.model.activation_reg(output, self.alpha)
+        tar = self.model.temporal_activation_reg(output_nodrop, self.beta)
+        return ce + ar + tar, ce, hidden
+
+    def cross_entropy(self, output: Tensor, y: Tensor) -> Tensor:
+        """Mean -log p(y) over the chunk: output (T, B, E), y (T, B)."""
+        decoder = self.model.decoder
+        if self.criterion is None:
+            return F.cross_entropy(decoder(output).flatten(0, 1), y.flatten())
+        return self.criterion(decoder.weight, decoder.bias, output, y)

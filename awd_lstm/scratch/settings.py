@@ -12,7 +12,8 @@ import argparse
 import math
 from pathlib import Path
 
-from awd_lstm import args as flags
+from awd_lstm import args as toolkit
+from harness import flags
 
 HERE = Path(__file__).resolve().parent
 
@@ -63,84 +64,72 @@ def destination(names: str) -> str:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; exits with 2 and one sentence if it makes no sense."""
-    p = argparse.ArgumentParser(prog="main.py", allow_abbrev=False,
-                                description="AWD-LSTM, written out to be read",
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    g = p.add_argument_group("what to do (default: train)")
+    parser = flags.parser("AWD-LSTM, written out to be read", prog="main.py", allow_abbrev=False)
+    g = parser.add_argument_group("what to do (default: train)")
     g.add_argument("--finetune", action="store_true",
-                   help="go on from the model in --save with averaged SGD from the first step")
+                   help="continue from the model in --save with averaged SGD from the first step")
     g.add_argument("--pointer", action="store_true",
                    help="evaluate the model in --save with a continuous cache")
     g.add_argument("--as-published", action="store_true",
                    help="defaults of the published from-scratch code instead of the paper's")
-    g = p.add_argument_group("the paper's settings")
+    g = parser.add_argument_group("the paper's settings")
     for names, paper, _, meaning in HYPERPARAMETERS:
         kind = int if isinstance(paper, int) else float
         g.add_argument(*names.split(), type=kind, default=paper, help=meaning)
-    g = p.add_argument_group("what the published from-scratch code has otherwise")
+    g = parser.add_argument_group("what the published from-scratch code has otherwise")
     for names, paper, _, meaning in SWITCHES:
         g.add_argument(names, action=flags.OnOff, default=paper, help=meaning)
     g.add_argument("--splits", type=int, nargs="+", metavar="ID",
                    help="with --split: where to cut the vocabulary (None: as the authors)")
-    cache_flags(p)
-    run_flags(p)
-    if p.parse_known_args(argv)[0].as_published:
-        p.set_defaults(**{destination(names): published
-                          for names, _, published, _ in (*HYPERPARAMETERS, *SWITCHES)})
-    args = p.parse_args(argv)
-    check(p, args)
+    add_cache(parser)
+    add_run(parser)
+    # The flag moves defaults, so it has to be known before the others are read.
+    if parser.parse_known_args(argv)[0].as_published:
+        parser.set_defaults(**{destination(names): published
+                               for names, _, published, _ in (*HYPERPARAMETERS, *SWITCHES)})
+    args = flags.parse(parser, argv, infinite=("cap",))
+    check(parser, args)
     return args
 
 
-def cache_flags(p: argparse.ArgumentParser) -> None:
-    g = p.add_argument_group("continuous cache (--pointer)")
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    g = parser.add_argument_group("continuous cache (--pointer)")
     g.add_argument("--window", type=int, default=500, help="number of past states in the cache")
     g.add_argument("--theta", type=float, default=1.0,
                    help="flattens (< 1) or sharpens the cache's softmax")
     g.add_argument("--lambdasm", type=float, default=0.1, help="weight of the cache in the mixture")
 
 
-def run_flags(p: argparse.ArgumentParser) -> None:
-    g = p.add_argument_group("run")
+def add_run(parser: argparse.ArgumentParser) -> None:
+    g = parser.add_argument_group("texts, files and reports")
     g.add_argument("--data", default=str(HERE / "data/penn"), metavar="DIR",
                    help="folder with train.txt, valid.txt, test.txt; ./getdata.sh ptb fetches it")
     g.add_argument("--save", default=str(HERE / "logs/scratch.pt"), metavar="FILE",
-                   help="best model; the training state and a table of the epochs go beside it")
-    g.add_argument("--resume", nargs="?", const="", default=None, metavar="PATH",
-                   help="continue the run of --save (or of a training state) exactly where it "
-                        "stopped; with a model file or a state_dict of the published code: start "
-                        "from its weights")
-    g.add_argument("--log-dir", default=str(HERE / "logs"), metavar="DIR",
-                   help="where metrics.csv and TensorBoard files go")
+                   help="best model; beside it go the training state, FILE.state, and a table of "
+                        "the epochs, FILE.csv (FILE.finetune.state, FILE.finetune.csv)")
     g.add_argument("--log-interval", type=int, default=200, metavar="N",
                    help="report every N updates")
-    g.add_argument("--save-interval", type=int, default=1000, metavar="N",
-                   help="write the training state every N updates, and at each epoch's end")
-    g.add_argument("--max-steps", type=int, default=0, metavar="N",
-                   help="stop after N updates in all (0: no limit); --resume goes on from there")
     g.add_argument("--train_rows", type=int, default=3688, metavar="N",
                    help="rows of the training text that train_loss is measured on")
-    flags.device(p)
-    g = p.add_argument_group("speed")
+    flags.add_run(parser, HERE / "logs", resume="continue the run of --save (or of a training "
+                  "state) exactly where it stopped; with a model file or a state_dict of the "
+                  "published code: start from its weights")
+    flags.add_machine(parser)
+    g = parser.add_argument_group("speed")
     g.add_argument("--hoist", action=flags.OnOff, default=True,
                    help="input products outside the loop over time: same numbers, faster; "
                         "--no-hoist (and --mask-per-step) run the loop as the paper has it")
     g.add_argument("--compile", action="store_true", help="torch.compile the cell")
-    p.set_defaults(devices=1)
 
 
-def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuses nonsense in one sentence that names the flags."""
-    flags.check(p, args)
+    toolkit.check(parser, args)
     if args.finetune and args.pointer:
-        p.error("--finetune and --pointer are two runs, one after the other")
-    if args.cap < 0:
-        p.error("--cap must not be negative")
-    if args.eval_batch_size < 0 or args.window < 1:
-        p.error("--eval_batch_size must not be negative, --window at least 1")
+        parser.error("--finetune and --pointer are two runs, one after the other")
     if args.splits and (args.splits[0] < 0 or args.splits != sorted(set(args.splits))):
-        p.error("--splits must be increasing word ids")
-    if args.train_rows < 2:
-        p.error("--train_rows must be at least 2")
-    if not 0 <= args.lambdasm <= 1:
-        p.error("--lambdasm must be in [0, 1]")
+        parser.error("--splits must be increasing word ids")
+    flags.check(parser, args, positive=("window",), not_negative=("cap", "eval_batch_size"),
+                most={"lambdasm": 1})
+    if args.train_rows < 2 or args.lambdasm < 0:
+        parser.error("--train_rows must be at least 2, --lambdasm in [0, 1]")

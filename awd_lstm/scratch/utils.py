@@ -1,12 +1,25 @@
-"""NT-ASGD (section 3), the numbers of an epoch, and weights under other names."""
+"""NT-ASGD (section 3), the numbers of an epoch, model files, and weights under other names."""
 
+import argparse
+import csv
+import io
 import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from awd_lstm.utils import perplexity
+from awd_lstm import training as toolkit
+from awd_lstm.data import Corpus
+from awd_lstm.model import default_splits
+from awd_lstm.scratch.model import AWD_LSTM, TrainingLoss
+from awd_lstm.utils import single_precision
+from common.splitcross import SplitCrossEntropyLoss, perplexity
+from harness import files
+from harness.endings import BadInput, bad_input
+from harness.keeper import STATE_FORMAT
+
+MODEL_FORMAT = "awd_lstm scratch model 1"
 
 
 class ASGD(torch.optim.Optimizer):
@@ -95,6 +108,100 @@ def epoch_metrics(epoch: int, seconds: float, train_loss: float, val_loss: float
 def stringify(metrics: dict[str, float]) -> str:
     """`epoch: 1.00| time: 392.00| ...`"""
     return "| ".join(f"{name}: {value:.2f}" for name, value in metrics.items())
+
+
+def write_table(path: str, history: list[dict]) -> None:
+    """The published code's CSV, rewritten after every epoch: one line per epoch."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(history[0]))
+    table.writeheader()
+    table.writerows(history)
+    files.replace(path, lambda file: file.write(text.getvalue().encode()))
+
+
+# ------------------------------------------------------------------------------------ model files
+def model_flags(args: argparse.Namespace) -> dict:
+    """AWD_LSTM's keyword arguments that are not sizes, from the flags."""
+    same = ("tied", "hoist", "normal_init", "mask_per_step", "shared_masks", "pad_last_word",
+            "detach_regularisers", "norm_regularisers")
+    return {"dropout_wts": args.wdrop, "dropout_emb": args.dropoute, "dropout_inp": args.dropouti,
+            "dropout_hid": args.dropouth, "dropout_out": args.dropout,
+            **{name: getattr(args, name) for name in same}}
+
+
+def new_model(args: argparse.Namespace, words: int
+              ) -> tuple[AWD_LSTM, SplitCrossEntropyLoss | None]:
+    """A model with fresh weights and its loss."""
+    with single_precision():
+        model = AWD_LSTM(words, args.emsize, args.nhid, args.nlayers, **model_flags(args))
+    splits = default_splits(words) if args.splits is None else args.splits
+    return model, SplitCrossEntropyLoss(args.emsize, splits) if args.split else None
+
+
+def trained_model(args: argparse.Namespace, corpus: Corpus
+                  ) -> tuple[AWD_LSTM, SplitCrossEntropyLoss | None]:
+    """The model in --save and its loss. Raises BadInput."""
+    with bad_input("--save: "):
+        content = files.read(args.save)
+    try:
+        model, criterion = _model_in(content, args)
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"--save {args.save} is no model of awd_lstm/scratch ({reason})") from None
+    vocabulary = corpus.dictionary.digest()
+    if (model.config["ntokens"] != len(corpus.dictionary)
+            or content.get("vocabulary", vocabulary) != vocabulary):
+        raise BadInput(f"--save {args.save} knows other words than --data: give the text that it "
+                       "was trained on")
+    return model, criterion
+
+
+def _model_in(content: dict, args: argparse.Namespace
+              ) -> tuple[AWD_LSTM, SplitCrossEntropyLoss | None]:
+    """A bare state_dict has no dropouts: those of the flags."""
+    weights = weights_in(content)
+    config = content.get("config") or config_of_state(weights) | model_flags(args)
+    with single_precision():
+        model = AWD_LSTM(**config)
+    model.load_state_dict(weights)
+    splits = content.get("splits", default_splits(config["ntokens"]))
+    if splits is None:
+        return model, None
+    criterion = SplitCrossEntropyLoss(config["embedding_size"], splits)
+    criterion.load_state_dict(content.get("criterion") or criterion.state_dict())
+    return model, criterion
+
+
+def weights_in(content: dict) -> dict:
+    """The state_dict in a model file, a training state, or a bare one of the published code."""
+    if "format" in content:
+        return content["model"]
+    return from_published(content) if "layer0.weight_raw" in content else content
+
+
+def load_weights(loss: TrainingLoss, flag: str, content: dict) -> None:
+    """Puts the weights of a model file, a training state or a bare state_dict into the model.
+    Raises BadInput."""
+    try:
+        loss.model.load_state_dict(weights_in(content))
+        if loss.criterion is not None and content.get("criterion"):
+            loss.criterion.load_state_dict(content["criterion"])
+    except (KeyError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"{flag}: these weights do not fit the flags given: {reason}") from None
+
+
+def upgrade(content: dict) -> dict:
+    """A training state of release 0.1 as harness.keeper writes it now; all else as it is."""
+    if not str(content.get("script")).startswith("scratch") or content["format"] == MODEL_FORMAT:
+        return toolkit.upgrade(content)
+    stored = content["progress"]["stored_loss"]
+    nothing = content["script"] == "scratch" and stored == toolkit.NOTHING_STORED
+    return content | {
+        "format": STATE_FORMAT, "script": "awd_lstm/scratch/main.py", "rng": content["numpy"],
+        "processes": [{"random": {"torch": content["torch"], "cuda": content["cuda"]},
+                       "own": {"hidden": content["hidden"]}}],
+        "best": None if nothing else "", "inputs": None}
 
 
 # ---------------------------------------------------------------------- weights under other names

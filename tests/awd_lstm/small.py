@@ -6,8 +6,10 @@ from pathlib import Path
 import torch
 
 from awd_lstm import finetune, main
+from awd_lstm.inputs import MODEL_FORMAT
 from awd_lstm.model import RNNModel
 from common.splitcross import SplitCrossEntropyLoss
+from harness import files
 
 SCRIPTS = {"main": main, "finetune": finetune}
 
@@ -55,6 +57,13 @@ def small_model(seed=0, splits=(), **changes):
     for p in criterion.parameters():
         torch.nn.init.normal_(p)
     return RNNModel(**config), criterion
+
+
+def save_model(path: Path, model: RNNModel, criterion, vocabulary: str = "digest", **facts) -> None:
+    """A model file as the scripts write it."""
+    files.write(path, {"format": MODEL_FORMAT, "config": model.config(),
+                       "model": model.state_dict(), "criterion": criterion.state_dict(),
+                       "splits": criterion.splits, "vocabulary": vocabulary, **facts})
 
 
 def same(a, b):

@@ -6,13 +6,14 @@ import re
 import pytest
 import torch
 
-from awd_lstm import checkpoint, generate
+from awd_lstm import generate
 from awd_lstm.data import Corpus, Dictionary
-from awd_lstm.environment import BadInput
 from awd_lstm.generate import prompt_ids, sample
+from awd_lstm.inputs import load_model
 from awd_lstm.model import RNNModel
 from common.splitcross import SplitCrossEntropyLoss
-from tests.awd_lstm.small import write_corpus
+from harness.endings import BadInput
+from tests.awd_lstm.small import save_model, write_corpus
 
 WORDS = 31  # with <eos>
 
@@ -29,8 +30,8 @@ def folder(tmp_path_factory):
         criterion = SplitCrossEntropyLoss(6, splits)
         for p in criterion.parameters():
             torch.nn.init.normal_(p)
-        checkpoint.save_model(folder / f"{name}.pt", model, criterion, {},
-                              Corpus(folder / "texts").dictionary.digest())
+        save_model(folder / f"{name}.pt", model, criterion,
+                   Corpus(folder / "texts").dictionary.digest())
     return folder
 
 
@@ -82,7 +83,7 @@ def test_the_decoder_is_applied(folder, tmp_path, model):
     """Greedy text equals the argmax of the criterion's probabilities. HEAD sampled from the
     undecoded output: only as many distinct words as the embedding has dimensions."""
     dictionary = Corpus(folder / "texts").dictionary
-    net, criterion, _ = checkpoint.load_model(folder / f"{model}.pt")
+    net, criterion, _ = load_model(folder / f"{model}.pt")
     net.eval()
     ids = [dictionary.word2idx["w3"]]
     with torch.no_grad():
@@ -102,11 +103,12 @@ def test_prompt_is_written_and_goes_on(folder, tmp_path):
     assert len(out.split()) == 12
 
 
-def test_prompt_of_unknown_words():
+def test_prompt_of_unknown_words(capsys):
     plain, with_unk = Dictionary(["a", "b"]), Dictionary(["a", "<unk>"])
     assert prompt_ids(with_unk, "a zebra") == [0, 1]
-    for prompt in ("a zebra", "", "  "):
-        with pytest.raises(BadInput, match="--prompt"):
+    assert capsys.readouterr().err == "--prompt: zebra read as <unk>\n"
+    for prompt, named in (("a zebra", "does not know zebra,"), ("", "at least one"), ("  ", "one")):
+        with pytest.raises(BadInput, match=f"--prompt .*{named}"):
             prompt_ids(plain, prompt)
 
 
@@ -166,13 +168,15 @@ def test_sample_does_not_overflow(shift):
 
 
 # ---------------------------------------------------------------------------------------- refusals
-@pytest.mark.parametrize("value", ["0", "0.0009", "-1", "nan"])
-def test_temperature(value, capsys):
+@pytest.mark.parametrize(("value", "words"), [
+    *((low, "has to be greater or equal 1e-3") for low in ("0", "0.0009", "-1")),
+    ("nan", "must be a finite number")])
+def test_temperature(value, words, capsys):
     """The original's words."""
     with pytest.raises(SystemExit) as stop:
         generate.parse_args(["--temperature", value])
     assert stop.value.code == 2
-    assert "--temperature has to be greater or equal 1e-3" in capsys.readouterr().err
+    assert f"--temperature {words}" in capsys.readouterr().err
 
 
 def test_temperature_at_the_limit():
@@ -203,7 +207,7 @@ def test_other_vocabulary_is_refused(folder, tmp_path, capsys, words, message):
 
 def test_every_text_starts_afresh(folder):
     """A QRNN remembers its last input frame: the first text must not flavour the second."""
-    net, criterion, _ = checkpoint.load_model(folder / "qrnn.pt")
+    net, criterion, _ = load_model(folder / "qrnn.pt")
     texts = [list(generate.generate(net, criterion, torch.tensor([[3]]), 8, 1.0, top_k=1))
              for _ in range(2)]
     assert texts[0] == texts[1]

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from awd_lstm import main
-from awd_lstm.checkpoint import config_of, default_splits
-from awd_lstm.model import RNNModel, config_of_state, load_original_state
+from awd_lstm.model import RNNModel, config_of_state, default_splits, load_original_state
 from awd_lstm.training import TrainingLoss
 from common.splitcross import SplitCrossEntropyLoss
 
@@ -220,7 +219,7 @@ def test_locked_masks_are_over_time_not_batch(kind):
 def test_set_dropout(kind):
     model, hot = small(kind, wdrop=0.5), small(kind, **dict.fromkeys(RATES, 0.4))
     model.set_dropout(0.4, 0.4, 0.4, 0.4, 0.4)
-    assert config_of(model) == config_of(hot)
+    assert model.config() == hot.config()
     for m in (model, hot):
         torch.manual_seed(2)
         m.result = m(words(), m.init_hidden(B))[0]

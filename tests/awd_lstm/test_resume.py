@@ -5,12 +5,14 @@ middle of an epoch, at its end, around the change of the learning rate and the s
 """
 
 import shutil
+from itertools import pairwise
 
 import pytest
 import torch
 
-from awd_lstm import checkpoint, main, training
-from awd_lstm.environment import Interrupted
+from awd_lstm import training
+from harness import files
+from harness.keeper import Keeper
 from tests.awd_lstm.small import LEARNS, train, write_corpus
 
 SCRIPT = {"finetune": "finetune", "finetune-done": "finetune"}
@@ -52,16 +54,14 @@ def prepared(folder, name):
 
 
 def state_name(name):
-    return "m.finetune.state.pt" if name in SCRIPT else "m.state.pt"
+    return "m.pt.finetune.state" if name in SCRIPT else "m.pt.state"
 
 
 def facts(path):
     """A file's content without times and the arguments that may differ."""
-    content = checkpoint.read(path)
-    content.pop("args")
-    content.pop("save", None)
-    content.pop("metrics", None)
-    content.pop("metrics_size", None)
+    content = files.read(path)
+    for name in ("args", "save", "metrics", "metrics_size"):
+        content.pop(name, None)
     for name in TIMES & content.get("progress", {}).keys():
         content["progress"].pop(name)
     return content
@@ -85,7 +85,7 @@ def assert_same(a, b, where):
 
 def kept(folder):
     """Files of a run; the state before the last one depends on where the run was stopped."""
-    return sorted(p.name for p in folder.iterdir() if p.is_file() and ".prev." not in p.name)
+    return sorted(p.name for p in folder.iterdir() if p.is_file() and p.suffix != ".prev")
 
 
 def assert_same_run(folder, expected, name):
@@ -120,7 +120,7 @@ def test_stopped_once(unbroken, tmp_path, name, stop):
     steps = ends[stop[0]] + stop[1]
     folder, script = prepared(tmp_path, name), SCRIPT.get(name, "main")
     train(script, folder, *RUNS[name].split(), "--max-steps", str(steps))
-    assert checkpoint.read(folder / state_name(name))["progress"]["step"] == steps
+    assert files.read(folder / state_name(name))["progress"]["step"] == steps
     train(script, folder, *RUNS[name].split(), "--resume")
     assert_same_run(folder, expected, name)
 
@@ -140,20 +140,20 @@ def test_stopped_often(unbroken, tmp_path, name):
 
 def test_the_runs_are_what_they_claim(unbroken):
     """The switch to ASGD, the change of rate, several epochs: else the above shows little."""
-    state = checkpoint.read(unbroken("lstm-ntasgd") / "m.state.pt")
+    state = files.read(unbroken("lstm-ntasgd") / "m.pt.state")
     assert state["optimizer"]["kind"] == "asgd"
     steps = {s["step"] for s in state["optimizer"]["state"]["state"].values()}
     assert 0 < min(steps) <= max(steps) < state["progress"]["step"]
-    adam = checkpoint.read(unbroken("adam-when") / "m.state.pt")
+    adam = files.read(unbroken("adam-when") / "m.pt.state")
     assert adam["progress"]["lr"] == pytest.approx(1e-4)
     assert {p.name for p in unbroken("adam-when").glob("m.pt.e*")} == {"m.pt.e1", "m.pt.e2"}
     assert len(epochs_of(unbroken("finetune"), "finetune")) == 3
-    assert checkpoint.read(unbroken("finetune") / "m.pt")["script"] == "finetune"
-    done = checkpoint.read(unbroken("finetune-done") / "m.finetune.state.pt")["progress"]
+    assert files.read(unbroken("finetune") / "m.pt")["script"] == "finetune"
+    done = files.read(unbroken("finetune-done") / "m.pt.finetune.state")["progress"]
     assert done["done"]
     assert 3 <= done["epoch"] < 9
-    qrnn = checkpoint.read(unbroken("qrnn") / "m.state.pt")
-    assert len(qrnn["processes"][0]["prev_x"]) == 2
+    qrnn = files.read(unbroken("qrnn") / "m.pt.state")
+    assert len(qrnn["processes"][0]["own"]["prev_x"]) == 2
 
 
 def test_another_seed_would_be_noticed(unbroken, tmp_path):
@@ -174,15 +174,16 @@ def test_interrupted_by_a_signal(unbroken, tmp_path, monkeypatch, name, where):
     flags = ["--max-steps", str(end - 3)] if where == "limit-validation" else []
     calls = []
 
-    def stop(run, own=training.stop_if_asked):
-        calls.append(run.progress.step)
+    def stop(keeper, own=Keeper.stop_if_asked):
+        step = keeper.run.progress.step
+        calls.append(step)
         at = {"update": end - 4, "validation": end, "limit-validation": end - 3}[where]
-        if run.progress.step == at and (where == "update" or calls.count(at) == 3):
-            run.stop_signal = 15
-        own(run)
+        if step == at and (where == "update" or calls.count(at) == 3):
+            keeper._note(15, None)
+        own(keeper)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "stop_if_asked", stop)
+        patch.setattr(Keeper, "stop_if_asked", stop)
         with pytest.raises(SystemExit) as exit_:
             train(script, folder, *RUNS[name].split(), *flags)
     assert exit_.value.code == 143
@@ -190,17 +191,25 @@ def test_interrupted_by_a_signal(unbroken, tmp_path, monkeypatch, name, where):
     assert_same_run(folder, expected, name)
 
 
-def test_interrupted_raises_out_of_train(tmp_path, monkeypatch):
-    """Callers in the same process (no exit code) can tell."""
-    write_corpus(tmp_path / "texts")
+@pytest.mark.parametrize("name", ["gru", "finetune"])
+def test_every_row_is_used_once_per_epoch(tmp_path, monkeypatch, name):
+    """The updates of an epoch read the text in order, without a gap or an overlap; what is left at
+    the end are at most two rows, which can be no target and a prediction to spare."""
+    folder, read = prepared(tmp_path, name), []
 
-    def stop(run):
-        raise Interrupted(2)
-    monkeypatch.setattr(training, "stop_if_asked", stop)
-    monkeypatch.chdir(tmp_path)
-    args = main.parse_args(["--data", "texts", "--emsize", "4", "--nhid", "4", "--nlayers", "1",
-                            "--batch_size", "4", "--save", "m.pt", "--log-dir", "logs",
-                            "--no-cuda"])
-    run = main.build(args)
-    with pytest.raises(Interrupted):
-        main.train(run)
+    def get_batch(source, i, seq_len, own=training.get_batch):
+        data, targets = own(source, i, seq_len)
+        read.append((len(source), i, len(data)))
+        assert torch.equal(data, source[i:i + len(data)].long())
+        return data, targets
+
+    monkeypatch.setattr(training, "get_batch", get_batch)
+    train(SCRIPT.get(name, "main"), folder, *RUNS[name].split(), "--epochs", "2")
+    starts = [k for k, (_, i, _) in enumerate(read) if i == 0] + [len(read)]
+    assert len(starts) == 3  # two epochs
+    for first, end in pairwise(starts):
+        rows, position = read[first][0], 0
+        for _, i, length in read[first:end]:
+            assert i == position
+            position += length
+        assert rows - 2 <= position <= rows - 1

@@ -1,6 +1,5 @@
 """Batches, lengths, evaluation."""
 
-import math
 import string
 
 import numpy as np
@@ -13,8 +12,8 @@ from awd_lstm.utils import (
     draw_seq_len,
     evaluate,
     get_batch,
-    perplexity,
     repackage_hidden,
+    single_precision,
 )
 from common.splitcross import SplitCrossEntropyLoss
 
@@ -172,10 +171,15 @@ def test_evaluate_can_be_stopped_between_chunks():
     assert len(calls) == 3
 
 
-def test_perplexity():
-    assert perplexity(math.log(60)) == pytest.approx(60)
-    assert perplexity(1000) == math.inf
-    assert math.isnan(perplexity(math.nan))
+def test_weights_are_drawn_alike_in_every_precision():
+    drawn = []
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        torch.manual_seed(0)
+        with single_precision():
+            drawn.append((torch.nn.Linear(3, 2).weight, torch.rand(1)))
+        assert torch.get_default_dtype() == dtype
+    assert all(torch.equal(a, b) for a, b in zip(*drawn, strict=True))
 
 
 def test_repackage_hidden_cuts_the_history():

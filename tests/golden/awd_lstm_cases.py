@@ -9,8 +9,9 @@ import re
 import numpy as np
 import torch
 
-from awd_lstm import checkpoint, generate, pointer
+from awd_lstm import generate, pointer
 from awd_lstm.data import SPLITS, Corpus
+from awd_lstm.inputs import load_model
 from awd_lstm.model import RNNModel, load_original_state
 from awd_lstm.utils import batchify, draw_seq_len, evaluate, get_batch
 from common.splitcross import SplitCrossEntropyLoss
@@ -72,7 +73,7 @@ def generate_pointer_e2e(path, folder, monkeypatch):
     for name, config in case.meta("models").items():
         saved = folder / f"{name}.pt"
         torch.save(case.below(f"{name}.state."), saved)
-        ours, criterion, _ = checkpoint.load_model(saved)
+        ours, criterion, _ = load_model(saved)
         assert (ours.rnn_type, ours.nlayers) == (config["kind"], config["nlayers"])
         for k, settings in enumerate(config["pointer_cases"]):
             argv = [f"--{flag}={value}" for flag, value in settings.items()]

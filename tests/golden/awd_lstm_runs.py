@@ -5,9 +5,11 @@ import shlex
 
 import torch
 
-from awd_lstm import checkpoint, finetune, main, training
+from awd_lstm import finetune, main, training
 from awd_lstm.data import SPLITS
+from awd_lstm.inputs import load_model
 from awd_lstm.model import load_original_state
+from harness.keeper import Keeper
 from tests.golden.case import Case, close
 
 
@@ -39,59 +41,63 @@ def replay(path, folder, monkeypatch, weight_atol):
     args = script.parse_args(argv)
     if script is finetune:
         torch.save(case.below("init."), args.save)
-    run = script.build(args)
-    if script is main:
-        load_original_state(run.model, case.below("init."))
-    else:
-        close(run.progress.stored_loss, case["initial_val_loss"], 1e-5, what="initial val loss")
-    log = record(run, script, monkeypatch)
-    script.train(run)
-    compare(case, run, log, weight_atol)
+    log = record(case, script, monkeypatch)
+    script.main(argv)
+    if script is finetune:
+        close(log["initial_val_loss"], case["initial_val_loss"], 1e-5, what="initial val loss")
+    compare(case, args.save, log, weight_atol)
 
 
-def record(run, script, monkeypatch) -> dict:
-    """Lists that fill up while the run goes on."""
+def record(case, script, monkeypatch) -> dict:
+    """Lists that fill up while the script runs."""
     log = {name: [] for name in ("seq_len", "lr", "raw_loss", "loss", "grad_norm", "actual_len",
                                  "step_is_asgd", "val", "val_is_averaged")}
 
-    def before_update(run_, loss, own=training.clip_and_check):
-        log["lr"].append(run_.optimizer.param_groups[0]["lr"])
+    def build(args, keeper, own=script.build):
+        run = own(args, keeper)
+        if script is main:
+            load_original_state(run.model, case.below("init."))
+        return run
+
+    def before_update(keeper, module, loss, most, own=Keeper.clip_gradients):
+        log["lr"].append(keeper.run.optimizer.param_groups[0]["lr"])
         log["loss"].append(loss.item())
         log["grad_norm"].append(torch.nn.utils.get_total_norm(
-            [p.grad for p in run_.params if p.grad is not None]).item())
-        log["step_is_asgd"].append(run_.averaging)
-        own(run_, loss)
+            [p.grad for p in module.parameters() if p.grad is not None]).item())
+        log["step_is_asgd"].append(keeper.run.averaging)
+        own(keeper, module, loss, most)
 
-    def update(run_, own=training.one_update):
-        left = len(run_.train_data) - 1 - run_.progress.i
-        seq_len, raw_loss = own(run_)
+    def update(run, own=training.one_update):
+        log.setdefault("initial_val_loss", run.progress.stored_loss)
+        left = len(run.train_data) - 1 - run.progress.i
+        seq_len, raw_loss = own(run)
         log["seq_len"].append(seq_len)
         log["actual_len"].append(min(seq_len, left))
         log["raw_loss"].append(raw_loss)
         return seq_len, raw_loss
 
-    def validate(run_, own=training.validate):
-        log["val_is_averaged"].append(run_.averaging)
-        log["val"].append(own(run_))
+    def validate(run, own=training.validate):
+        log["val_is_averaged"].append(run.averaging)
+        log["val"].append(own(run))
         return log["val"][-1]
 
-    def test(run_, own=training.test):
-        log["final"] = {k: v.clone() for k, v in run_.model.state_dict().items()}
-        log["final_ax"] = {n: run_.optimizer.state[p]["ax"].clone() if run_.averaging else None
-                           for n, p in run_.model.named_parameters()}
-        own_evaluate = type(run_).evaluate
-        monkeypatch.setattr(type(run_), "evaluate", lambda self, source: log.setdefault(
+    def test(run, own=training.test):
+        log["final"] = {k: v.clone() for k, v in run.model.state_dict().items()}
+        log["final_ax"] = {n: run.optimizer.state[p]["ax"].clone() if run.averaging else None
+                           for n, p in run.model.named_parameters()}
+        own_evaluate = type(run).evaluate
+        monkeypatch.setattr(type(run), "evaluate", lambda self, source: log.setdefault(
             "test_loss", own_evaluate(self, source)))
-        own(run_)
+        own(run)
 
-    monkeypatch.setattr(training, "clip_and_check", before_update)
+    monkeypatch.setattr(Keeper, "clip_gradients", before_update)
     monkeypatch.setattr(training, "one_update", update)
-    monkeypatch.setattr(script, "validate", validate)
-    monkeypatch.setattr(script, "test", test)
+    for name, replacement in (("build", build), ("validate", validate), ("test", test)):
+        monkeypatch.setattr(script, name, replacement)
     return log
 
 
-def compare(case: Case, run, log: dict, weight_atol: float) -> None:
+def compare(case: Case, save: str, log: dict, weight_atol: float) -> None:
     for name in ("seq_len", "actual_len", "step_is_asgd", "val_is_averaged"):
         assert log[name] == case[name].tolist(), name
     close(log["lr"], case["lr"], 1e-9, what="lr")
@@ -104,6 +110,6 @@ def compare(case: Case, run, log: dict, weight_atol: float) -> None:
         close(log["final"][name], value, weight_atol, what=f"final {name}")
     for name, value in case.below("final_ax.").items():
         close(log["final_ax"][name], value, weight_atol, what=f"final average of {name}")
-    best, _, _ = checkpoint.load_model(run.args.save)
+    best, _, _ = load_model(save)
     for name, value in case.below("best.").items():
         close(best.state_dict()[name], value, weight_atol, what=f"best {name}")

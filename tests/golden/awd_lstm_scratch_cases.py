@@ -9,13 +9,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from awd_lstm import checkpoint
-from awd_lstm.scratch import main, model, training
+from awd_lstm.scratch import main, model
 from awd_lstm.scratch.data import gen_sequence_lengths, get_batch, get_batches
 from awd_lstm.scratch.model import AWD_LSTM, LSTMCell
-from awd_lstm.scratch.settings import parse_args
 from awd_lstm.scratch.utils import NT_ASGD, from_published
 from awd_lstm.utils import batchify
+from harness import files
+from harness.keeper import Keeper
 from tests.golden.case import Case, close
 
 AS_PUBLISHED = {"tied": False, "normal_init": True, "mask_per_step": True, "shared_masks": True,
@@ -227,58 +227,60 @@ def train_main(path, folder, monkeypatch):
         argv += [f"--dropout_{rate}", str(config["all_dropouts"])]
     for name, value in config["changed"].items():
         argv += [f"--{name}", value.removesuffix(".")]
-    run = main.build(parse_args(argv))
-    run.model.load_state_dict(from_published(case.below("init.")))
-    log = record(run, monkeypatch)
-    main.train(run)
-    compare(case, run, log)
+    log = record(case, monkeypatch)
+    main.main(argv)
+    compare(case, folder / "scratch.pt", log)
     check_lines(config, log["lines"])
 
 
-def record(run, monkeypatch) -> dict:
-    """Lists that fill up while the run goes on."""
+def record(case, monkeypatch) -> dict:
+    """Lists that fill up while main.py runs."""
     log = {name: [] for name in ("ce_loss", "seq_len", "grad_norm", "lr_at_step", "is_asgd_step")}
     log["lines"] = []
 
-    def clip(run_, loss, own=training.toolkit.clip_and_check):
-        log["grad_norm"].append(torch.nn.utils.get_total_norm(
-            [p.grad for p in run_.params]).item())
-        log["lr_at_step"].append(run_.schedule.optimizer.param_groups[0]["lr"])
-        log["is_asgd_step"].append(isinstance(run_.schedule.optimizer, torch.optim.ASGD))
-        own(run_, loss)
+    def build(args, keeper, own=main.build):
+        run = own(args, keeper)
+        run.model.load_state_dict(from_published(case.below("init.")))
+        return run
 
-    def update(run_, x, y, own=training.update):
-        log["ce_loss"].append(own(run_, x, y))
+    def clip(keeper, module, loss, most, own=Keeper.clip_gradients):
+        optimizer = keeper.run.schedule.optimizer
+        log["grad_norm"].append(torch.nn.utils.get_total_norm(
+            [p.grad for p in module.parameters()]).item())
+        log["lr_at_step"].append(optimizer.param_groups[0]["lr"])
+        log["is_asgd_step"].append(isinstance(optimizer, torch.optim.ASGD))
+        own(keeper, module, loss, most)
+
+    def update(run, x, y, own=main.update):
+        log["ce_loss"].append(own(run, x, y))
         log["seq_len"].append(len(x))
         return log["ce_loss"][-1]
 
-    def test(run_, own=main.test):
-        log["final"] = {name: value.clone() for name, value in run_.model.state_dict().items()}
-        own(run_)
+    def test(run, own=main.test):
+        log["history"] = run.progress.history
+        log["final"] = {name: value.clone() for name, value in run.model.state_dict().items()}
+        own(run)
 
-    def say(run_, text):
-        log["lines"].append(text)
-
-    monkeypatch.setattr(training.toolkit, "clip_and_check", clip)
-    monkeypatch.setattr(training, "update", update)
-    monkeypatch.setattr(main, "test", test)
-    monkeypatch.setattr(type(run), "say", say)
+    monkeypatch.setattr(Keeper, "clip_gradients", clip)
+    monkeypatch.setattr(Keeper, "say", lambda keeper, text: log["lines"].append(text))
+    for name, replacement in (("build", build), ("update", update), ("test", test)):
+        monkeypatch.setattr(main, name, replacement)
     return log
 
 
-def compare(case, run, log) -> None:
+def compare(case, best, log) -> None:
     for name in ("seq_len", "is_asgd_step"):
         assert log[name] == case[name].tolist(), name
     for name in ("ce_loss", "grad_norm", "lr_at_step"):
         close(log[name], case[name], 2e-5, what=name)
     for name in ("train_loss", "val_loss", "train_bpc", "val_bpc", "train_ppl", "val_ppl"):
-        found = torch.tensor([row[name] for row in run.progress.history], dtype=torch.float64)
+        found = torch.tensor([row[name] for row in log["history"]], dtype=torch.float64)
         # Perplexities are some tens: the series' tolerance is that of the loss.
         rtol = 2e-5 if name.endswith("ppl") else 0
         close(found, case[f"epoch_{name}"], 2e-5, rtol, what=name)
-    triggers = [int(row["asgd_triggered"]) for row in run.progress.history]
+    triggers = [int(row["asgd_triggered"]) for row in log["history"]]
     assert triggers == case["epoch_asgd_triggered"].tolist()
-    best = checkpoint.read(run.args.save)["model"]
+    best = files.read(best)["model"]
     for prefix, found in (("best.", best), ("final.", log["final"])):
         for name, value in from_published(case.below(prefix)).items():
             close(found[name], value, 1e-4, what=prefix + name)
@@ -301,7 +303,7 @@ def published_curves(path, folder, monkeypatch):
     for name in ("exp4", "exp5"):
         if f"{name}.asgd_triggered" not in case:
             continue
-        losses = [training.BEFORE_THE_FIRST, *case[f"{name}.val_ppl"].double().log().tolist()]
+        losses = [main.BEFORE_THE_FIRST, *case[f"{name}.val_ppl"].double().log().tolist()]
         found = triggered(losses[:-1], n=5)  # each epoch asks with the loss before it
         assert found == case[f"{name}.asgd_triggered"].bool().tolist(), name
 

@@ -15,70 +15,70 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
-import torch
-from torch import Tensor
-
-from awd_lstm.environment import orderly_exit, seed_everything
-from awd_lstm.model import RNNModel
-from awd_lstm.scratch import data, model, training
-from awd_lstm.scratch import main as script
 from awd_lstm.scratch.settings import parse_args
-from awd_lstm.scratch.training import Run
-from awd_lstm.scratch.utils import from_nn_lstm
 
-draw, draw_length, update = model.dropout_mask, data.draw_length, training.update
+if __name__ == "__main__":
+    parse_args()  # -h and typing mistakes answer before torch is imported
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from awd_lstm.model import RNNModel
+from awd_lstm.scratch.data import draw_length, gen_sequence_lengths
+from awd_lstm.scratch.main import Run, build, train
+from awd_lstm.scratch.model import WeightDropout
+from awd_lstm.scratch.utils import from_nn_lstm, upgrade
+from awd_lstm.utils import single_precision
+from harness.keeper import Keeper
+from harness.machine import seed_everything
 
 
-def toolkits_mask(shape: tuple, p: float, like: Tensor) -> Tensor:
-    """dropout_mask, with the quarters of a weight mask (4*out, out) where our gates are."""
-    mask = draw(shape, p, like)
-    if shape[0] != 4 * shape[1]:
-        return mask
-    i, f, c_new, o = mask.chunk(4)
-    return torch.cat([i, f, o, c_new])
+class ToolkitsWeightDropout(WeightDropout):
+    """Draws the toolkit's masks, (4*out, out) in nn.LSTM's order, and puts their quarters where our
+    gates are."""
+
+    def draw_mask(self, U: Tensor) -> Tensor:
+        i, f, c_new, o = super().draw_mask(U).chunk(4)
+        return torch.cat([i, f, o, c_new])
 
 
-class ToolkitsRates:
-    """Remembers the lengths drawn in an epoch, and updates at the rates that go with them."""
+class ToolkitsRun(Run):
+    """A run whose updates go at the rates of the lengths drawn, before the text's end cuts one."""
 
-    def __init__(self):
+    def draw_lengths(self) -> list[int]:
         self.drawn = []
 
-    def draw_length(self, *args) -> int:
-        self.drawn.append(draw_length(*args))
-        return self.drawn[-1]
+        def remember(rng: np.random.RandomState, base: int) -> int:
+            self.drawn.append(draw_length(rng, base))
+            return self.drawn[-1]
+        return gen_sequence_lengths(len(self.train_data), self.args.bptt, self.rng, self.args.cap,
+                                    draw=remember)
 
-    def update(self, run: Run, x: Tensor, y: Tensor) -> float:
-        chunk, count, lr = run.progress.i, len(run.progress.lengths), run.args.lr
-        run.args.lr = lr * self.drawn[-count:][chunk] / len(x)
-        try:
-            return update(run, x, y)
-        finally:
-            run.args.lr = lr
+    def rate(self, x: Tensor) -> float:
+        return self.args.lr * self.drawn[self.progress.i] / self.args.bptt
 
 
 def start_like_the_toolkit(run: Run) -> None:
     """Initial weights, and what the random stream has come to after drawing them."""
-    args = run.args
-    seed_everything(args)
-    toolkit = RNNModel("LSTM", len(run.corpus.dictionary), args.emsize, args.nhid, args.nlayers,
-                       args.dropout, args.dropouth, args.dropouti, args.dropoute, args.wdrop,
-                       tie_weights=True)
-    run.model.load_state_dict(from_nn_lstm(toolkit.state_dict()))
+    args, model = run.args, run.model
+    seed_everything(args.seed)
+    with single_precision():
+        toolkits = RNNModel("LSTM", len(run.corpus.dictionary), args.emsize, args.nhid,
+                            args.nlayers, args.dropout, args.dropouth, args.dropouti,
+                            args.dropoute, args.wdrop, tie_weights=True)
+    model.load_state_dict(from_nn_lstm(toolkits.state_dict()))
+    model.layers = nn.ModuleList(ToolkitsWeightDropout(layer.cell, layer.p)
+                                 for layer in model.layers)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    with orderly_exit("twin.py"):
-        run = script.build(args)
+    with Keeper("awd_lstm/scratch/study/twin.py", args, upgrade=upgrade, also=(".csv",)) as keeper:
+        run = build(args, keeper, ToolkitsRun)
         start_like_the_toolkit(run)
-        rates = ToolkitsRates()
-        model.dropout_mask = toolkits_mask
-        data.draw_length, training.update = rates.draw_length, rates.update
-        try:
-            script.train(run)
-        finally:
-            model.dropout_mask, data.draw_length, training.update = draw, draw_length, update
+        keeper.resume(run)
+        train(run)
 
 
 if __name__ == "__main__":
