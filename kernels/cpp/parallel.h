@@ -2,6 +2,9 @@
 // thread must agree on.
 #pragma once
 #include "simd.h"
+#if defined(__SSE2__)
+#include <xmmintrin.h>  // _mm_getcsr; immintrin.h would double the time to compile
+#endif
 
 INLINE long min(long a, long b) { return a < b ? a : b; }
 INLINE long ceil_div(long a, long b) { return (a + b - 1) / b; }

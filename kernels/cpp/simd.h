@@ -8,9 +8,6 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
 
 #if defined(__AVX512F__)
 constexpr int VECTOR_BYTES = 64, REGISTERS = 32;

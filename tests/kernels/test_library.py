@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -34,14 +35,34 @@ def assert_right():
         forget_mult(*sample), forget_mult_plain(*sample), rtol=2e-6, atol=2e-6)
 
 
-def loaded_again():
-    """A second start: True if the library was taken from the cache."""
+@pytest.fixture(scope="module")
+def binary(tmp_path_factory):
+    """The library as the compiler makes it, once for this file."""
+    try:
+        folder = tmp_path_factory.mktemp("binary")
+        return build._compile(build._compiler(), folder / "kernels.so").read_bytes()
+    except build.BuildError:
+        pytest.skip("no compiler here")
+
+
+@pytest.fixture
+def builds(binary, monkeypatch):
+    """A list that grows with each build; the compiler's seconds are saved."""
+    made = []
+
+    def copied(compiler, path):
+        made.append(path)
+        path.write_bytes(binary)
+        path.chmod(0o777)  # as under umask 0
+        return path
+
+    monkeypatch.setattr(build, "_compile", copied)
+    return made
+
+
+def start_again():
     library.loaded.cache_clear()
-    with pytest.MonkeyPatch.context() as patch:
-        built = []
-        patch.setattr(build, "_compile", lambda *a, own=build._compile: built.append(1) or own(*a))
-        assert library.loaded() is not None
-    return not built
+    assert library.loaded() is not None
 
 
 # ----------------------------------------------------------------------------------- the library
@@ -90,20 +111,35 @@ def test_without_compiler_one_warning_and_the_same_results(fresh, monkeypatch, c
         assert_right()
 
 
-def test_blank_compiler_is_the_default(compiled, fresh, monkeypatch):
+def test_blank_compiler_is_the_default(builds, fresh, monkeypatch):
     monkeypatch.setenv("CXX", "  ")
-    assert library.loaded() is not None
+    start_again()
+    assert len(builds) == 1
 
 
 # ------------------------------------------------------------------------------------- the cache
-def test_built_once_and_then_loaded(compiled, fresh):
-    assert library.loaded() is not None
+def test_built_once_and_then_loaded(builds, binary, fresh):
+    start_again()
     [kept] = fresh.iterdir()  # and nothing temporary is left
-    assert stat.S_IMODE(fresh.stat().st_mode) == stat.S_IMODE(kept.stat().st_mode) == 0o700
-    content = kept.read_bytes()
-    assert kept.name.endswith(f"-{len(content)}-{hashlib.sha256(content).hexdigest()}.so")
-    assert loaded_again()
+    assert kept.read_bytes() == binary
+    assert kept.name.endswith(f"-{len(binary)}-{hashlib.sha256(binary).hexdigest()}.so")
+    start_again()
+    assert len(builds) == 1
     assert_right()
+
+
+def test_only_this_user_may_write_whatever_the_umask(builds, fresh):
+    before = os.umask(0)
+    try:
+        start_again()
+    finally:
+        os.umask(before)
+    [kept] = fresh.iterdir()
+    assert stat.S_IMODE(fresh.stat().st_mode) == stat.S_IMODE(kept.stat().st_mode) == 0o700
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        start_again()
+    assert len(builds) == 1
 
 
 def test_two_processes_build_at_once(compiled, fresh):
@@ -123,27 +159,30 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damaged_library_is_built_again(compiled, fresh, damage):
-    assert library.loaded() is not None
+def test_damaged_library_is_built_again(builds, binary, fresh, damage):
+    start_again()
     [kept] = fresh.iterdir()
-    content = kept.read_bytes()
     # Renamed into place, since this process still runs the old one's code.
-    (fresh / "damaged").write_bytes(DAMAGES[damage](content))
+    (fresh / "damaged").write_bytes(DAMAGES[damage](binary))
     (fresh / "damaged").chmod(0o700)
     os.replace(fresh / "damaged", kept)
-    assert not loaded_again()
-    assert loaded_again()
-    assert any(p.read_bytes() == content for p in fresh.iterdir())
+    start_again()
+    start_again()
+    assert len(builds) == 2
+    assert kept.read_bytes() == binary
     assert_right()
 
 
-def test_other_sources_or_flags_are_another_library(compiled, fresh, monkeypatch):
-    assert library.loaded() is not None
-    monkeypatch.setattr(build, "FLAGS", [*build.FLAGS, "-DOTHER"])
-    assert not loaded_again()
-    monkeypatch.setattr(build, "_cpu", lambda: "another")
-    assert not loaded_again()
-    assert len(list(fresh.iterdir())) == 3
+def test_other_sources_flags_or_cpus_are_another_library(builds, fresh, monkeypatch, tmp_path):
+    start_again()
+    changes = [("FLAGS", [*build.FLAGS, "-DOTHER"]), ("_cpu", lambda: "another")]
+    sources = shutil.copytree(build.FOLDER, tmp_path / "cpp")
+    with (sources / "simd.h").open("a") as header:
+        header.write("// another")
+    for count, (name, value) in enumerate([*changes, ("FOLDER", sources)], start=2):
+        monkeypatch.setattr(build, name, value)
+        start_again()
+        assert len(builds) == len(list(fresh.iterdir())) == count
 
 
 def open_folder(cache):
@@ -164,7 +203,7 @@ def file_in_its_place(cache):
 @pytest.mark.parametrize(("hinder", "reason"), [
     (open_folder, "other users may write to"), (open_file, "other users may write to"),
     (file_in_its_place, "File exists")])
-def test_cache_that_cannot_be_trusted_or_written(compiled, fresh, hinder, reason):
+def test_cache_that_cannot_be_trusted_or_written(builds, fresh, hinder, reason):
     hinder(fresh)
     library.loaded.cache_clear()
     before = sorted(fresh.iterdir()) if fresh.is_dir() else []
@@ -176,20 +215,9 @@ def test_cache_that_cannot_be_trusted_or_written(compiled, fresh, hinder, reason
     assert_right()
 
 
-def test_cache_of_another_user(compiled, fresh, monkeypatch):
+def test_cache_of_another_user(builds, fresh, monkeypatch):
     fresh.mkdir(mode=0o700)
     monkeypatch.setattr(os, "geteuid", lambda: fresh.stat().st_uid + 1)
     with pytest.warns(UserWarning, match="belongs to another user"):
         assert library.loaded() is not None
     assert not list(fresh.iterdir())
-
-
-def test_umask_that_lets_the_group_write(compiled, fresh):
-    before = os.umask(0o002)
-    try:
-        assert library.loaded() is not None
-    finally:
-        os.umask(before)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert loaded_again()
