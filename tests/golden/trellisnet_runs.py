@@ -157,7 +157,7 @@ def training(case, result):
         lines = [line for line in result.log if line.startswith(f"| epoch {int(epoch):3d} ")]
         assert all(float(re.search(r"lr ([\d.]+)", line)[1]) == lr for line in lines)
     np.testing.assert_allclose(result.run.progress.lr, case["final_lr"])
-    assert list(result.weights) == [f"{result.run.args.save}.pkl"]  # theirs is the same for all runs
+    assert list(result.weights) == [f"{result.run.args.save}.pkl"]  # theirs: the same for all runs
 
 
 def final_weights(path, tmp_path, monkeypatch):

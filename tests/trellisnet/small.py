@@ -36,9 +36,10 @@ def write_data(folder: Path, lines: int = 16) -> Path:
     return folder
 
 
-def write_digits(folder: Path, train: int = 43, test: int = 19, side: int = 4) -> None:
+def write_digits(folder: Path, train: int = 43, test: int = 19, side: int = 4, seed: int = 0
+                 ) -> None:
     """Images in whose first rows the class shows."""
-    rng = np.random.RandomState(0)
+    rng = np.random.RandomState(seed)
     arrays = {}
     for part, n in (("train", train), ("test", test)):
         labels = rng.randint(0, 10, n)

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 from tests.trellisnet.small import write_digits
-from trellisnet.environment import BadInput
 from trellisnet.seq_MNIST_CIFAR import model as classifier
 from trellisnet.seq_MNIST_CIFAR.data import Images, load_images, pixel_order, read_records
 from trellisnet.seq_MNIST_CIFAR.model import Classification, SequenceClassifier
@@ -105,15 +104,15 @@ def test_the_order_of_pixels_depends_on_the_seed_alone():
 def test_a_given_order(tmp_path):
     np.save(tmp_path / "order.npy", np.arange(16)[::-1])
     assert order(16, file=tmp_path / "order.npy").tolist() == [*range(15, -1, -1)]
-    with pytest.raises(BadInput, match="not an order of 17 pixels"):
+    with pytest.raises(ValueError, match="not an order of 17 pixels"):
         order(17, file=tmp_path / "order.npy")
     np.save(tmp_path / "twice.npy", np.zeros(16, int))
-    with pytest.raises(BadInput, match="not an order of 16 pixels"):
+    with pytest.raises(ValueError, match="not an order of 16 pixels"):
         order(16, file=tmp_path / "twice.npy")
     for bad in ("missing.npy", "text.npy", "objects.npy"):
         (tmp_path / "text.npy").write_text("text")
         np.save(tmp_path / "objects.npy", np.array([print], object), allow_pickle=True)
-        with pytest.raises(BadInput, match=rf"--permutation .*{bad}"):
+        with pytest.raises(ValueError, match=rf"--permutation .*{bad}"):
             order(16, file=tmp_path / bad)
 
 
@@ -148,22 +147,23 @@ def test_records_of_cifar(tmp_path):
 def test_damaged_and_missing_images(tmp_path):
     """Named with the command that fetches them."""
     for cifar, name in ((True, "cifar10"), (False, "mnist")):
-        with pytest.raises(BadInput, match=rf"--data .*\./getdata.sh {name}"):
-            load_images(str(tmp_path / "nothing"), cifar, None)
+        with pytest.raises(FileNotFoundError, match=rf"\./getdata.sh {name}"):
+            load_images(str(tmp_path / "nothing"), cifar)
     (tmp_path / "data_batch_1.bin").write_bytes(bytes(3072))
     (tmp_path / "test_batch.bin").write_bytes(bytes(3073))
-    with pytest.raises(BadInput, match=r"not a whole number of images.*getdata.sh cifar10"):
-        load_images(str(tmp_path), True, None)
+    with pytest.raises(ValueError, match=r"not a whole number of images.*getdata.sh cifar10"):
+        load_images(str(tmp_path), True)
     write_digits(tmp_path / "d")
     whole = (tmp_path / "d/digits.npz").read_bytes()
     (tmp_path / "d/digits.npz").write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(BadInput, match="damaged image files"):
-        load_images(str(tmp_path / "d"), False, None)
+    with pytest.raises(ValueError, match="damaged image files"):
+        load_images(str(tmp_path / "d"), False)
 
 
 def test_digits(tmp_path):
     write_digits(tmp_path / "d", train=43, test=19)
-    train, test = load_images(str(tmp_path / "d"), False, None)
+    train, test = load_images(str(tmp_path / "d"), False)
+    assert train.files == test.files == [tmp_path / "d/digits.npz"]
     assert (len(train), len(test), train.channels, train.pixels) == (43, 19, 1, 16)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.splitcross import SplitCrossEntropyLoss
-from trellisnet.environment import BadInput
+from harness.endings import BadInput
 from trellisnet.generate import Stream, generate, log_probability, prompt_ids
 from trellisnet.lm import TrainingLoss, TrellisNetLM
 from trellisnet.trellisnet import TrellisNet
@@ -71,6 +71,6 @@ def test_prompt():
     vocabulary = ["a", "<eos>", "<unk>", "b"]
     assert prompt_ids("b zebra a", True, vocabulary) == [1, 3, 2, 0]
     assert prompt_ids("", True, vocabulary) == [1]
-    assert prompt_ids("ba", False, ["\u00ff", "a", "b"]) == [0, 2, 1]
+    assert prompt_ids("ba", False, ["<eos>", "a", "b"]) == [0, 2, 1]
     with pytest.raises(BadInput, match="'z' is not in the vocabulary"):
-        prompt_ids("az", False, ["\u00ff", "a", "b"])
+        prompt_ids("az", False, ["<eos>", "a", "b"])

@@ -3,13 +3,14 @@ is in test_run_refused.py. Run in this process; tests/e2e runs them as a user do
 
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from harness import files
 from tests.trellisnet import small
-from tests.trellisnet.small import LANGUAGE_MODELS, NO_TEXT_DROPOUT, SCRIPTS, train
-from trellisnet import files
+from tests.trellisnet.small import LANGUAGE_MODELS, NO_TEXT_DROPOUT, SCRIPTS, curve, train
 
 EVERY = tuple(SCRIPTS)
 
@@ -34,18 +35,16 @@ LINES["wt"] = [line.replace(r"1\.00", r"0\.01000") for line in LINES["word"]]
 @pytest.mark.parametrize("name", EVERY)
 def test_what_a_run_leaves(trained, name):
     folder, run = trained(name)
-    log = (folder / "logs/m.log").read_text()
+    log = (folder / "logs/m.pt/m.log").read_text()
     for line in LINES[name]:
         assert re.search(f"^{line}$", log, re.M), line
     names = {p.name for p in folder.iterdir()}
-    names.discard("m.state.prev.pt")
-    assert names - {"weights"} == {"texts", "images", "logs", "m.pt", "m.state.pt"}
+    names.discard("m.pt.state.prev")
+    assert names - {"weights"} == {"texts", "images", "logs", "m.pt", "m.pt.state"}
     assert ("weights" in names) == (name in LANGUAGE_MODELS)
+    assert [p.name for p in folder.glob("weights/*")] == ["m.pt.pkl"] * ("weights" in names)
     best = files.read(folder / "m.pt")
     assert all(value.isfinite().all() for value in best["model"].values())
-    rows = run.metrics_rows()
-    falling = [value for metric, value in rows if metric == "train_loss"]
-    assert falling[-1] < falling[0]
     assert f"Model total parameters: {sum(p.numel() for p in run.loss.parameters())}" in log
 
 
@@ -53,8 +52,8 @@ def test_what_a_run_leaves(trained, name):
 def test_best_model_is_the_one_of_the_lowest_validation_loss(trained, name):
     folder, run = trained(name)
     best = files.read(folder / "m.pt")
-    losses = [value for metric, value in run.metrics_rows() if metric == "valid_loss"]
-    assert best["valid_loss"] == min(losses) == run.progress["best"]
+    losses = curve(run, "valid_loss")
+    assert best["valid_loss"] == min(losses) == run.progress.best
     assert best["epoch"] == 1 + losses.index(min(losses))
 
 
@@ -86,7 +85,7 @@ def test_load_and_train_on(trained, folder):
                 *NO_TEXT_DROPOUT)
     best = files.read(source / "m.pt")
     torch.testing.assert_close(dict(run.loss.state_dict()), dict(best["model"]), atol=1e-6, rtol=0)
-    assert (folder / "m.old.pt").read_bytes() == (source / "m.pt").read_bytes()
+    assert (folder / "m.pt.old").read_bytes() == (source / "m.pt").read_bytes()
 
 
 def test_load_a_classifier_with_its_order_of_pixels(trained, folder):
@@ -113,20 +112,38 @@ def test_load_weight_of_our_weights_file(folder, name):
 
 def test_tails_that_no_file_has_start_at_zero(trained, capsys):
     folder, _ = trained("wt")
-    run = train("wt", folder, "--load_weight", folder / "weights/pretrained_wt103.pkl", "--eval")
+    run = train("wt", folder, "--load_weight", folder / "weights/m.pt.pkl", "--eval")
     assert "no parameters of the split softmax, they start at zero" in capsys.readouterr().err
     assert not run.loss.criterion.tail_vectors.any()
     assert files.read(folder / "m.pt")["model"]["criterion.tail_vectors"].any()  # --load has them
 
 
 def test_a_new_run_overwrites_nothing(folder):
+    written = ("m.pt", "m.pt.state", "weights/m.pt.pkl")
     before = {}
     for seed in ("1", "2"):
-        train("seq", folder, "--seed", seed, "--max-steps", "1")
-        before[seed] = (folder / "m.pt").read_bytes()
-    assert (folder / "m.old.pt").read_bytes() == before["1"] != before["2"]
-    assert (folder / "m.state.old.pt").exists()
-    assert {p.name for p in (folder / "logs").iterdir()} == {"m", "m-2", "m.log"}
+        train("word", folder, "--seed", seed, "--max-steps", "1")
+        before[seed] = [(folder / name).read_bytes() for name in written]
+    assert [(folder / f"{name}.old").read_bytes() for name in written] == before["1"]
+    assert before["1"][0] != before["2"][0]
+    assert {p.name for p in (folder / "logs").iterdir()} == {"m.pt", "m.pt-2"}
+
+
+def test_runs_of_similar_names_share_no_file(folder):
+    """`a.1` and `a.2` differ in what pathlib takes for an ending, and in nothing else."""
+    left = {}
+    for save in ("a.1", "a.2"):
+        train("word", folder, "--save", folder / save, "--max-steps", "1")
+        left[save] = {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}
+    new = {str(path).replace("a.2", "a.1") for path in left["a.2"] - left["a.1"]}
+    assert {str(path) for path in left["a.1"] if "a.1" in str(path)} >= {
+        "a.1", "a.1.state", "weights/a.1.pkl", "logs/a.1/m.log", "logs/a.1/metrics.csv"}
+    assert {"a.1", "a.1.state", "weights/a.1.pkl", "logs/a.1/m.log"} <= new
+    before = files.read(folder / "a.2.state")["model"]
+    run = train("word", folder, "--save", folder / "a.1", "--resume", "--max-steps", "2")
+    assert run.progress.step == 2
+    after = files.read(folder / "a.2.state")["model"]
+    assert all(torch.equal(before[key], after[key]) for key in before)
 
 
 # ------------------------------------------------------------------- flags that work together
@@ -144,7 +161,7 @@ def test_a_new_run_overwrites_nothing(folder):
 ], ids=lambda value: value.replace("--", "").replace(" ", "-"))
 def test_flags_that_work(folder, name, flags):
     run = train(name, folder, *flags.split(), "--max-steps", "4")
-    content = files.read(run.progress.get("best_file", folder / "m.pt"))
+    content = files.read(run.keeper.best())
     assert all(value.isfinite().all() for value in content["model"].values())
     loss = run.losses[0] if name == "seq" else run.losses["test"]
     assert math.isfinite(loss)
@@ -161,10 +178,27 @@ def test_fewer_levels_than_the_aux_frequency(folder, capsys):
 
 
 def assert_same_weights(ours, expected, atol):
-    ours, expected = (files.read(folder / "m.state.pt") for folder in (ours, expected))
+    ours, expected = (files.read(folder / "m.pt.state") for folder in (ours, expected))
     assert ours["progress"]["step"] == expected["progress"]["step"] > 4
     for key, value in expected["model"].items():
         torch.testing.assert_close(ours["model"][key], value, rtol=0, atol=atol, msg=key)
+
+
+@pytest.mark.parametrize(("flags", "inert"), [
+    ("--fir --checkpoint-levels 2", "--fir, --checkpoint-levels"), ("--plain --fir", "--fir"),
+    ("--dilation 1 --fir --checkpoint-levels 2", "")])
+def test_flags_without_effect_are_named(folder, capsys, flags, inert):
+    """The classifier has its own way to compute its levels, unless all have the same dilation."""
+    train("seq", folder, *flags.split(), "--max-steps", "1")
+    said = capsys.readouterr().err
+    assert said.startswith(f"{inert}: no effect here, since ") if inert else not said
+
+
+def test_compile_is_without_effect_where_positions_are_skipped(folder):
+    args = small.script("seq").parse_args(small.flags_of("seq", folder, "--compile"))
+    for skips in (True, False):
+        net = SimpleNamespace(skips_positions=skips)
+        assert small.script("seq").inert_flags(args, net) == ["--compile"] * skips
 
 
 @pytest.mark.parametrize("name", ["word", "seq"])

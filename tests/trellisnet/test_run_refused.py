@@ -2,11 +2,12 @@
 
 import re
 
+import numpy as np
 import pytest
 
+from harness import files
 from tests.trellisnet import small
-from tests.trellisnet.small import LANGUAGE_MODELS, SCRIPTS, flags_of
-from trellisnet import files
+from tests.trellisnet.small import LANGUAGE_MODELS, SCRIPTS, flags_of, script, train
 
 EVERY = tuple(SCRIPTS)
 
@@ -15,12 +16,11 @@ def refused(name, capsys, *flags, code=2, folder=None):
     """The one line that the script ends with."""
     argv = [str(flag) for flag in flags] if folder is None else flags_of(name, folder, *flags)
     with pytest.raises(SystemExit) as stop:
-        SCRIPTS[name].main(argv)
+        script(name).main(argv)
     assert stop.value.code == code
     line = capsys.readouterr().err.splitlines()[-1]
-    script = SCRIPTS[name].__name__.rpartition(".")[2]
     if code == 1 or ": error: " not in line:  # argparse names the program that runs
-        assert line.startswith(f"{script}.py: ")
+        assert line.startswith(f"{SCRIPTS[name].rpartition('/')[2]}: ")
     return line
 
 
@@ -36,7 +36,8 @@ def refused(name, capsys, *flags, code=2, folder=None):
     ("seq", "--batch_size 0", "--batch_size must be at least 1"),
     ("seq", "--log-interval 0", "--log-interval must be at least 1"),
     ("word", "--dropout 1", "--dropout must be in"),
-    ("word", "--dropoutl nan", "--dropoutl must be in"),
+    ("word", "--dropoutl nan", "--dropoutl must be a finite number"),
+    ("seq", "--cuda --device cpu", "--cuda and --device cpu contradict"),
     ("seq", "--wdrop -0.1", "--wdrop must be in"),
     ("char", "--lr 0", "--lr must be positive"),
     ("word", "--anneal -1", "--anneal must not be negative"),
@@ -55,14 +56,14 @@ def test_nonsense_is_refused_before_anything_is_read(name, flags, says, capsys):
 
 @pytest.mark.parametrize(("name", "flags", "says"), [
     ("word", "--nout 5", "a tied decoder needs nout = emsize (here 5 and 8)"),
-    ("word", "--batch_size 4000", "is too short for 4000 columns"),
+    ("word", "--batch_size 4000", "train.txt has 356 tokens, too few for 4000 columns"),
     ("char", "--optim Nothing", "--optim Nothing cannot be used"),
     ("seq", "--optim SparseAdam", "--optim SparseAdam cannot be used"),
     ("wt", "--splits 20 8", "splits must be increasing"),
-    ("word", "--load missing.pt", "--load: no file missing.pt"),
-    ("word", "--load_weight missing.pkl", "--load_weight: no file missing.pkl"),
-    ("seq", "--resume", "--resume: no file"),
-    ("seq", "--resume missing.pt", "--resume: no file missing.pt"),
+    ("word", "--load missing.pt", "--load: there is no file missing.pt"),
+    ("word", "--load_weight missing.pkl", "--load_weight: there is no file missing.pkl"),
+    ("seq", "--resume", "--resume: there is no training state"),
+    ("seq", "--resume missing.pt", "--resume: there is no file missing.pt"),
     ("seq", "--permutation missing.npy", "--permutation missing.npy"),
 ])
 def test_what_does_not_fit_is_refused(folder, name, flags, says, capsys):
@@ -92,15 +93,74 @@ def test_the_readmes_spelling_of_wikitext(tmp_path, capsys):
 
 def test_save_where_nothing_can_be_saved(folder, capsys):
     """Said before the training, not after the first epoch."""
-    for name in EVERY:
-        line = refused(name, capsys, "--save", folder / "nowhere/m.pt", folder=folder)
-        assert f"there is no folder {folder / 'nowhere'}" in line
+    line = refused("word", capsys, "--save", folder / "texts/train.txt/m.pt", folder=folder)
+    assert "--save" in line
+    assert "texts/train.txt" in line
+    assert "is a folder" in refused("seq", capsys, "--save", folder / "texts", folder=folder)
+
+
+# -------------------------------------------------------------------------- texts that are short
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+def test_a_text_of_which_nothing_would_be_scored(folder, name, split, capsys):
+    """No update would be made, or the loss would be nan: the file and the remedy are named."""
+    (folder / f"texts/{split}.txt").write_text("w1\n" if name == "wt" else "w1 w2 w3\n")
+    if name == "wt" and split != "train":  # of one column: even that gives a target
+        assert train(name, folder, "--max-steps", "1").losses["test"] > 0
+        return
+    line = refused(name, capsys, folder=folder)
+    assert re.search(rf"--data .*texts: {split}.txt has \d+ tokens, too few for \d+ columns.*: "
+                     r"give a text of at least \d+", line)
+    assert not (folder / "m.pt").exists()
+
+
+def test_a_text_shorter_than_the_history(folder, capsys):
+    """The case lm_shortvalid: enough for the columns, not for --horizon."""
+    text = " ".join(f"w{i % 30}" for i in range(250)) + "\n"
+    (folder / "texts/valid.txt").write_text(text)
+    flags = ["--horizon", "20", "--seq_len", "40"]
+    line = refused("word", capsys, *flags, "--batch_size", "2", folder=folder)
+    assert ("valid.txt has 251 tokens, too few for 12 columns, of whose rows the first 20 are "
+            "history: give a text of at least 264 or a smaller --horizon") in line
+    (folder / "texts/valid.txt").write_text(text.replace("\n", " w1" * 13 + "\n"))
+    assert "test.txt" in refused("word", capsys, *flags, "--batch_size", "2", folder=folder)
+
+
+# ---------------------------------------------------------------------- inputs that have changed
+@pytest.mark.parametrize(("name", "file"), [
+    ("word", "texts/valid.txt"), ("wt", "texts/train.txt"), ("char", "texts/test.txt"),
+    ("seq", "images/digits.npz")])
+def test_resumed_on_other_data(folder, name, file, capsys):
+    """Also where the words stay the same: the file that changed is named."""
+    train(name, folder, "--max-steps", "2")
+    before = (folder / "m.pt.state").read_bytes()
+    if name == "seq":
+        (folder / file).unlink()
+        (folder / "images").rmdir()
+        small.write_digits(folder / "images", seed=1)
+    else:
+        text = (folder / file).read_text()
+        (folder / file).write_text(text.removesuffix("\n").rpartition("\n")[0] + "\n")
+    line = refused(name, capsys, "--resume", folder=folder)
+    assert f"--resume: {file.rpartition('/')[2]} is not what the run" in line
+    assert (folder / "m.pt.state").read_bytes() == before
+
+
+def test_resumed_with_another_order_of_pixels(folder, capsys):
+    np.save(folder / "order.npy", np.arange(16)[::-1])
+    flags = ["--permutation", folder / "order.npy"]
+    train("seq", folder, *flags, "--max-steps", "2")
+    (folder / "moved.npy").write_bytes((folder / "order.npy").read_bytes())
+    train("seq", folder, "--permutation", folder / "moved.npy", "--resume", "--max-steps", "3")
+    np.save(folder / "order.npy", np.arange(16))
+    line = refused("seq", capsys, *flags, "--resume", folder=folder)
+    assert "--resume: that run read the pixels in another order" in line
 
 
 def test_model_files_of_other_kinds(trained, folder, capsys):
     """--load is for model files of the same script, --load_weight for the original's."""
     word, seq = trained("word")[0], trained("seq")[0]
-    weights = word / "weights/pretrained_wordptb.pkl"
+    weights = word / "weights/m.pt.pkl"
     (folder / "text.pt").write_text("text")
     whole = (word / "m.pt").read_bytes()
     (folder / "short.pt").write_bytes(whole[:-100])
@@ -112,14 +172,14 @@ def test_model_files_of_other_kinds(trained, folder, capsys):
             ("wt", "--load", word / "m.pt", "does not fit"),
             ("word", "--load", folder / "text.pt", "text.pt"),
             ("word", "--load", folder / "short.pt", "short.pt is damaged"),
-            ("word", "--resume", word / "m.pt", "this is no training state")):
+            ("word", "--resume", word / "m.pt", "is no training state of trellisnet/word_PTB")):
         assert says in refused(name, capsys, flag, path, folder=folder)
     assert not (folder / "m.pt").exists()
 
 
 def test_weights_of_another_model(trained, folder, capsys):
     word, _ = trained("word")
-    weights = word / "weights/pretrained_wordptb.pkl"
+    weights = word / "weights/m.pt.pkl"
     for flags, says in ((["--wnorm"], "--wnorm"), (["--n_experts", "2"], "--n_experts"),
                         (["--nhid", "13"], "the sizes differ")):
         line = refused("word", capsys, "--load_weight", weights, *flags, folder=folder)
@@ -163,6 +223,6 @@ def test_a_loss_that_is_not_finite(folder, name, capsys):
     line = refused(name, capsys, "--lr", "1e30", "--clip", "0", "--save-interval", "1", code=1,
                    folder=folder)
     found = re.search(r"is not finite at epoch 1, step (\d+); stopped before the update", line)
-    state = files.read(folder / "m.state.pt")
+    state = files.read(folder / "m.pt.state")
     assert state["progress"]["step"] == int(found[1]) > 0
     assert all(value.isfinite().all() for value in state["model"].values())

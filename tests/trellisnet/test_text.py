@@ -1,13 +1,14 @@
 """Texts as ids: the order of the vocabulary, what is a token, the cache, and what is refused."""
 
+import hashlib
 import random
 
 import pytest
 import torch
 
 from trellisnet import text
-from trellisnet.char_PTB.data import characters_of, find_texts
-from trellisnet.text import SPLITS, Corpus, words_of
+from trellisnet.char_PTB.data import Characters, find_texts
+from trellisnet.text import SPLITS, word_corpus
 
 TEXTS = {"train": "b a b\n\nc a\n", "valid": "d c\n", "test": "a e d\n"}
 
@@ -21,12 +22,11 @@ def write(folder, **changes):
 
 
 def words(folder):
-    return Corpus({split: folder / f"{split}.txt" for split in SPLITS}, words_of, "words")
+    return word_corpus(folder)
 
 
 def characters(folder):
-    return Corpus({split: folder / f"{split}.txt" for split in SPLITS}, characters_of,
-                  "characters", between=(" ", " "))
+    return Characters(str(folder), "ptb")
 
 
 def spelled(corpus, split="train"):
@@ -48,8 +48,8 @@ def test_words_are_numbered_by_first_appearance(tmp_path):
 @pytest.mark.parametrize(("content", "tokens"), [
     ("a b\r\nc\r\n", "a b <eos> c <eos>"), ("a b", "a b <eos>"), ("\n\n", "<eos> <eos>"),
     ("  a \t b  \n", "a b <eos>"), ("\u00e9t\u00e9 \u4e2d\n", "\u00e9t\u00e9 \u4e2d <eos>"),
-    ("a <eos> b\n", "a <eos> b <eos>")],
-    ids=["CRLF", "no-newline", "empty-lines", "spaces", "UTF-8", "eos"])
+    ("a <eos> b\n", "a <eos> b <eos>"), ("\ufeffa b\n\ufeffc\n", "a b <eos> c <eos>")],
+    ids=["CRLF", "no-newline", "empty-lines", "spaces", "UTF-8", "eos", "byte-order-marks"])
 def test_words_of_a_text(tmp_path, content, tokens):
     assert spelled(words(write(tmp_path, train=content))) == tokens.split()
 
@@ -73,20 +73,50 @@ def test_spaces_stay_and_a_newline_is_one_character(tmp_path):
     """The vocabulary is that of train, a space, valid, a space, test: the space has a number even
     if no text has one."""
     corpus = characters(write(tmp_path, train="ab  a\n\nb", valid="cb\n", test="d\n"))
-    assert spelled(corpus) == ["a", "b", " ", " ", "a", "\u00ff", "\u00ff", "b"]
-    assert corpus.words == ["a", "b", " ", "\u00ff", "c", "d"]
+    assert spelled(corpus) == ["a", "b", " ", " ", "a", "<eos>", "<eos>", "b"]
+    assert corpus.words == ["a", "b", " ", "<eos>", "c", "d"]
     without = characters(write(tmp_path, train="ab\n", valid="c\n", test="d\n"))
-    assert without.words == ["a", "b", "\u00ff", " ", "c", "d"]
+    assert without.words == ["a", "b", "<eos>", " ", "c", "d"]
+
+
+def test_no_letter_is_a_line_end(tmp_path):
+    """The original, and release 0.1, wrote U+00FF for a line's end, so that letter was one too."""
+    corpus = characters(write(tmp_path, train="a\u00ffb\nc\u00ff\n", valid="ab\n", test="c\n"))
+    assert spelled(corpus) == ["a", "\u00ff", "b", "<eos>", "c", "\u00ff", "<eos>"]
+    assert len(corpus) == 6
+
+
+def test_the_vocabulary_of_release_0_1_is_known_again(tmp_path):
+    """Its digest stands in model files; texts with U+00FF were other texts to it."""
+    def digest(words):
+        return hashlib.sha256("\n".join(words).encode()).hexdigest()
+    corpus = characters(write(tmp_path, train="ab\n", valid="c\n", test="d\n"))
+    assert corpus.digest() == digest(["a", "b", "\u00ff", " ", "c", "d"])
+    corpus = characters(write(tmp_path, train="a\u00ff\n", valid="c\n", test="d\n"))
+    assert corpus.digest() == digest(["a", "\u00ff", "<eos>", " ", "c", "d"])
+
+
+SPACED = {"train": "t h e _ c a t\na _ c\n", "valid": "a _ b\n", "test": "b _ a\n"}
 
 
 def test_spaced_characters_are_the_same_text(tmp_path):
     """`t h e _ c a t`, the form in which getdata.sh has PTBC: its tokens are the characters."""
-    corpus = characters(write(tmp_path, train="t h e _ c a t\na _ c\n", valid="a _ b\n"))
-    assert "".join(spelled(corpus)) == "the_cat\u00ffa_c\u00ff"
+    corpus = characters(write(tmp_path, **SPACED))
+    assert corpus.spaced
+    assert spelled(corpus) == [*"the_cat", "<eos>", *"a_c", "<eos>"]
 
 
-def test_crlf_is_one_character(tmp_path):
-    assert spelled(characters(write(tmp_path, train="ab\r\nc\r\n"))) == [*"ab\u00ffc\u00ff"]
+@pytest.mark.parametrize("split", SPLITS)
+def test_one_longer_word_anywhere_and_blanks_are_characters(tmp_path, split):
+    """A first line of one-letter words says nothing: the three texts are looked at whole."""
+    corpus = characters(write(tmp_path, **SPACED | {split: "I a m\nwe walk on\n"}))
+    assert not corpus.spaced
+    assert corpus.words[:3] == (["I", " ", "a"] if split == "train" else ["t", " ", "h"])
+
+
+def test_crlf_is_one_character_and_a_byte_order_mark_none(tmp_path):
+    assert spelled(characters(write(tmp_path, train="\ufeffab\r\nc\r\n"))) == [
+        "a", "b", "<eos>", "c", "<eos>"]
 
 
 def test_characters_lie_in_one_of_several_places(tmp_path):
@@ -96,7 +126,7 @@ def test_characters_lie_in_one_of_several_places(tmp_path):
         for split in SPLITS:
             (tmp_path / place / name.format(split)).write_text("x\n")
         assert find_texts(tmp_path, "ptb")["valid"] == tmp_path / place / name.format("valid")
-    with pytest.raises(FileNotFoundError, match="no texts of pydoc"):
+    with pytest.raises(FileNotFoundError, match=r"no train\.txt in .*nor pydoc/train\.txt"):
         find_texts(tmp_path / "simple-examples", "pydoc")
 
 

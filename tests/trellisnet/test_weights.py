@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trellisnet import files
+from harness import files
 from trellisnet.lm import TrellisNetLM
 from trellisnet.seq_MNIST_CIFAR.model import SequenceClassifier
 from trellisnet.weights import load_original_state, original_state

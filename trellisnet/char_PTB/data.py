@@ -44,7 +44,8 @@ def find_texts(folder: Path, dataset: str) -> dict[str, Path]:
         texts = {split: folder / place / name.format(split) for split in SPLITS}
         if texts["train"].is_file():
             return texts
-    raise FileNotFoundError(f"no texts of {dataset} there")
+    others = [str(Path(place) / name.format("train")) for place, name in PLACES[dataset][1:]]
+    raise FileNotFoundError(f"no train.txt in {folder}, nor {' or '.join(others)}")
 
 
 def characters_of(path: Path, spaced: bool = False) -> Iterator[list[str]]:
