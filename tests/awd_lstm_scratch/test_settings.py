@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from awd_lstm.scratch.study.conda import environment
 from awd_lstm.scratch.settings import HYPERPARAMETERS, SWITCHES, destination, parse_args
+from awd_lstm.scratch.study.conda import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 
