@@ -221,7 +221,8 @@ class Keeper:
             if self.text_log_of:
                 path = (folder / self.text_log_of if isinstance(self.text_log_of, str)
                         else self.text_log_of(args))
-                self._open_text_log(path, state if own else None)
+                along = state and self.places.holds(self._found_in)
+                self._open_text_log(path, state if own or along else None)
         except OSError as error:
             raise BadInput(f"--log-dir {args.log_dir}: {error.strerror}: "
                            f"{error.filename}") from error

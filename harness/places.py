@@ -75,6 +75,10 @@ class Places:
         """Did this run write the state, or is this one a copy of it?"""
         return Path(state["save"]) == Path(self.given).absolute()
 
+    def holds(self, file: Path) -> bool:
+        """Is the file in the run's folder? A folder is copied whole."""
+        return self.folder and file.resolve().parent == Path(self.given).resolve()
+
     def check(self) -> None:
         """Makes the folder where it is missing. Raises BadInput if nothing can be written there:
         better now than after an epoch."""
