@@ -34,8 +34,8 @@ from torch import nn
 
 from benchmarks.tnn_operator import median
 from benchmarks.tnn_operator import plain as plain_product
+from harness.machine import keep_freed_memory
 from tnn import TnnBlock, toeplitz_plain
-from tnn.runs import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH, HEADS, HIDDEN, TOKENS = 512, 8, 2048, 4096  # batch = TOKENS / n, at least 1

@@ -24,13 +24,14 @@ if __package__ in (None, ""):
 import torch
 import torch.nn.functional as F
 
+from harness.machine import keep_freed_memory
 from tnn.lra.baselines import Transformer
 from tnn.lra.model import GluBlock, LraModel
 from tnn.lra.norms import BatchNorm
-from tnn.lra.settings import TASKS, model_arguments, published_arch, settings_of
+from tnn.lra.recipes import model_arguments, published_arch, settings_of
+from tnn.lra.tasks import TASKS
 from tnn.lra.token_mixers import TNO, TNO2d
 from tnn.lra.utils import make_optimizer
-from tnn.runs import keep_freed_memory
 
 VOCABULARY = {"listops": 18, "imdb": 135, "aan": 98}
 LENGTH = {"listops": 2000, "imdb": 4096, "aan": 4000, "cifar": 1024, "pathfinder": 1024,

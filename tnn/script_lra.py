@@ -21,7 +21,8 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from tnn.lra.settings import ARCHS, TASKS, published_arch, settings_of
+from tnn.lra.recipes import ARCHS, published_arch, settings_of
+from tnn.lra.tasks import TASKS
 
 HERE = Path(__file__).resolve().parent
 NOTHING_CHOSEN = """\
@@ -69,22 +70,24 @@ def choices(block: str) -> str:
     return "\n".join(lines)
 
 
-def gpus_for(wanted: int | None, published: int) -> int:
-    """Processes: as asked for, else the published number as far as there are GPUs; without any,
-    one on the CPU."""
+def gpus_for(wanted: int | None, published: int, batch: int) -> int:
+    """Processes: as asked for, else the published number as far as there are GPUs and they can
+    share the batch evenly; without any, one on the CPU."""
     if wanted:
         return wanted
     import torch  # slow to import: not to print a command
-    return max(1, min(published, torch.cuda.device_count()))
+    most = max(1, min(published, torch.cuda.device_count()))
+    return next(count for count in range(most, 0, -1) if batch % count == 0)
 
 
 def command(args: argparse.Namespace, task: str, more: list[str]) -> list[str]:
     """What runs one task."""
     arch = args.arch or published_arch(task)
     name = f"{task}-{arch}"
-    published = settings_of(task, args.settings, arch)["gpus"]
+    published = settings_of(task, args.settings, arch)
+    gpus = gpus_for(args.gpus, published["gpus"], published["batch"])
     words = [sys.executable, str(HERE / "lra/main.py"), "--task", task, "--arch", arch,
-             "--settings", args.settings, "--devices", str(gpus_for(args.gpus, published))]
+             "--settings", args.settings, "--devices", str(gpus)]
     for flag, value in (("--data", args.data), ("--save", f"checkpoints/{name}.pt")):
         if value and not any(word.split("=")[0] == flag for word in more):
             words += [flag, value]

@@ -20,22 +20,8 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch
-import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
-from tnn.lra.baselines import MIXERS, Transformer
-from tnn.lra.model import LraModel
-from tnn.lra.settings import model_arguments, settings_of
-from tnn.lra.utils import make_optimizer
-from tnn.runs import BadInput, keep_freed_memory, orderly_exit
-
 ROOT = Path(__file__).resolve().parents[1]
-VOCABULARY, CLASSES = 135, 2
-BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION,
-            "cudnn": SDPBackend.CUDNN_ATTENTION, "math": SDPBackend.MATH}
-COLUMNS = ("settings", "model", "length", "batch", "ms_per_step", "steps_per_second",
-           "relative_to_transformer", "memory_mib", "attention", "dtype", "device")
+MODELS = ("TNN", "transformer", "linear attention", "S4D")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,7 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                    help="sequence lengths (None: 512 1024 2048 on a CPU, to 16384 on a GPU)")
     p.add_argument("--settings", nargs="+", choices=("yaml", "script"), default=["yaml", "script"],
                    help="width and depth: 64 x 4 or 128 x 4")
-    p.add_argument("--models", nargs="+", choices=("TNN", *MIXERS), metavar="MODEL",
+    p.add_argument("--models", nargs="+", choices=MODELS, metavar="MODEL",
                    help="of: TNN, transformer, linear attention, S4D (None: all; on a CPU without "
                         "S4D, whose kernels are made for a GPU)")
     p.add_argument("--batch", type=int, default=1, help="sequences in a step")
@@ -57,20 +43,47 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--out", default=str(ROOT / "results/figures"), metavar="DIR",
                    help="where tnn_speed.csv and tnn_speed.svg go")
     args = p.parse_args(argv)
+    if args.lengths is not None and not 1 <= min(args.lengths) <= max(args.lengths) <= 16384:
+        p.error("--lengths: from 1 to 16384, for which the position encoding is made")
+    if args.batch < 1 or args.steps < 1:
+        p.error("--batch and --steps must be at least 1")
+    if args.models is not None and "transformer" not in args.models:
+        p.error("--models: transformer is what the others are compared with")
+    return args
+
+
+if __name__ == "__main__":
+    parse_args()  # -h and typing mistakes answer before torch is imported
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from harness.endings import BadInput, orderly_exit
+from harness.machine import keep_freed_memory
+from tnn.lra.baselines import Transformer
+from tnn.lra.model import LraModel
+from tnn.lra.recipes import model_arguments, settings_of
+from tnn.lra.utils import make_optimizer
+
+VOCABULARY, CLASSES = 135, 2
+BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION,
+            "cudnn": SDPBackend.CUDNN_ATTENTION, "math": SDPBackend.MATH}
+COLUMNS = ("settings", "model", "length", "batch", "ms_per_step", "steps_per_second",
+           "relative_to_transformer", "memory_mib", "attention", "dtype", "device")
+
+
+def settle(args: argparse.Namespace) -> None:
+    """The values that depend on the machine. Raises BadInput."""
     if args.device == "auto":
         args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("--device cuda: PyTorch finds no CUDA device here; use --device cpu")
     if args.lengths is None:
         longest = 2048 if args.device == "cpu" else 16384
         args.lengths = [n for n in (512, 1024, 2048, 4096, 8192, 16384) if n <= longest]
     if args.models is None:
-        args.models = [m for m in ("TNN", *MIXERS) if m != "S4D" or args.device != "cpu"]
-    if min(args.lengths) < 1 or max(args.lengths) > 16384:
-        p.error("--lengths: from 1 to 16384, for which the position encoding is made")
-    if args.batch < 1 or args.steps < 1:
-        p.error("--batch and --steps must be at least 1")
-    if "transformer" not in args.models:
-        p.error("--models: transformer is what the others are compared with")
-    return args
+        args.models = [m for m in MODELS if m != "S4D" or args.device != "cpu"]
 
 
 # ---------------------------------------------------------------------------------- the models
@@ -217,8 +230,7 @@ def draw(rows: list[dict], path: Path) -> None:
 def main(argv: list[str] | None = None) -> list[dict]:
     args = parse_args(argv)
     with orderly_exit("speed_test.py"):
-        if args.device == "cuda" and not torch.cuda.is_available():
-            raise BadInput("--device cuda: there is no CUDA device; use --device cpu")
+        settle(args)
         if args.threads:
             torch.set_num_threads(args.threads)
         if args.device == "cpu":

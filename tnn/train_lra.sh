@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One task of the Long Range Arena with the original's 20 positional arguments; those left out at
-# the end are the task's own (tnn/lra/settings.py). Further flags go to lra/main.py.
+# the end are the task's own (tnn/lra/recipes.py). Further flags go to lra/main.py.
 #
 #   bash train_lra.sh TASK ARCH BS N_LAYERS D_MODEL DPB_DIM NORM EXPAND_TNO EXPAND_GLU USE_DECAY \
 #                     GAMMA LR WD CARDS WORKERS DROPOUT DPB_TYPE DPB_LAYERS PRENORM WARMUP [--flag ...]

@@ -53,7 +53,7 @@ SHRINK = {  # script: what is appended to its command
 }
 # Files and machines that only a user has: of these commands the flags alone are tested.
 OF_THE_USER = ("pretrained", "HOST", "/my/", "checkpoint_best", "wikitext-103", "tnn_v2_decay",
-               "prepare_glue", "train_lra.sh", "tnn/lra/listops.py --out DIR")
+               "prepare_glue", "train_lra.sh", "tnn/lra/tasks/listops.py --out DIR")
 
 
 def blocks(readme: str) -> list[str]:

@@ -10,9 +10,13 @@ import torch
 from PIL import Image
 
 from tests.golden.case import Case, close
-from tnn.lra.data import add_data_flags, load_task, split
-from tnn.lra.images import Pixels, cifar_pixels, pathfinder_files, pathfinder_sizes
-from tnn.lra.listops import draw_tree, evaluate
+from tnn.lra.args import add_data_flags
+from tnn.lra.data import load_task
+from tnn.lra.tasks import pathfinder as pathfinder_task
+from tnn.lra.tasks.cifar import cifar_pixels
+from tnn.lra.tasks.images import Pixels
+from tnn.lra.tasks.listops import draw_tree, evaluate
+from tnn.lra.tasks.task import split
 
 GROUPS = ("listops", "aan", "imdb", "cifar_split", "pathfinder_split_200000", "pathfinder")
 
@@ -119,7 +123,7 @@ def cifar_split(case, _):
 
 
 def pathfinder_split(case, _):
-    sizes = pathfinder_sizes(200_000)
+    sizes = pathfinder_task.sizes(200_000)
     assert sizes == case["sizes"]
     for part, name in zip(split(range(200_000), sizes), ("train", "val", "test"), strict=True):
         first = case[f"{name}_first"]
@@ -138,7 +142,7 @@ def pathfinder(case, folder):
     for number, name in enumerate(case["order"]):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((32, 32), number, np.uint8)).save(root / name)
-    paths, classes = pathfinder_files(below)
+    paths, classes = pathfinder_task.image_files(pathfinder_task.listings_of(below))
     assert [str(path.relative_to(root)) for path in paths] == case["order"]
     assert classes == case["labels"]
     task = load_task("pathfinder", folder, flags())

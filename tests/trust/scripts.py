@@ -119,17 +119,15 @@ SCRIPTS = {script.name: script for script in (
            "depth=2 rpe_embdding=8 --device cpu --num_workers 0 --batch-size 10 --epochs 7 "
            "--warmup-epochs 2 --lr 0.05 --clip-grad 5 --seed 7 --stochastic-depth 0.2",
            "run/checkpoint_last.pth", ("run/checkpoint_best.pth", "run/checkpoint_0.pth"),
-           data="images", save="run", files="tnn.files", changes=("Max accuracy",),
-           no_dropout="--stochastic-depth 0 --mixup 0 --cutmix 0", steps="updates",
-           paths="--data-path {data} --output_dir {save} --log-dir {logs}",
-           curves="logs/run/metrics.csv", closing=0),
+           data="images", save="run", files="harness.files", changes=("Max accuracy",),
+           no_dropout="--stochastic-depth 0 --mixup 0 --cutmix 0",
+           paths="--data-path {data} --output_dir {save} --log-dir {logs}", closing=0),
     Script("tnn-lra", "tnn.lra.main",
            "--task listops --arch tno --n-layers 1 --d-model 8 --dpb-dim 8 --dpb-layers 1 --norm "
            "layer --dropout 0.1 --batch-size 4 --epochs 5 --warmup 5 --total-steps 60 --lr 0.01 "
-           "--workers 0 --device cpu --log-interval 3 --seed 7", "m.state.pt", ("m.pt",),
-           data="lra", files="tnn.files", changes=("epoch",),
-           no_dropout="--dropout 0 --position-dropout 0",
-           curves="logs/metrics.csv", closing=0),
+           "--workers 0 --device cpu --log-interval 3 --seed 7", "m.pt.state", ("m.pt",),
+           data="lra", files="harness.files", changes=("epoch",),
+           no_dropout="--dropout 0 --position-dropout 0", closing=0),
 )}
 
 

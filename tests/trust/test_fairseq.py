@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("fairseq", reason="fairseq is not installed, see README: Installing")
 
-from tests.tnn.test_fairseq_train import CAUSAL
+from tests.tnn.lm.test_fairseq_train import CAUSAL
 from tests.trust.forked import ROOT, Server
 from tests.trust.payloads import payloads
 from tests.trust.runs import assert_same

@@ -1,32 +1,38 @@
-"""The flags. Names and defaults are the original's; those of ours come last."""
+"""The flags. Names and defaults are the original's; those of ours come last. No torch here."""
 
 import argparse
 import os
 from pathlib import Path
 
-from tnn import runs
-from tnn.im.data import LOADERS
-from tnn.im.model import ARCHITECTURES
+from harness import flags
+from harness.flags import OnOff
+from tnn.im.architectures import ARCHITECTURES, arguments_of
 
 HERE = Path(__file__).resolve().parent
-OnOff = argparse.BooleanOptionalAction
 MOST_BOXES = 10_000
 NO_EFFECT = "accepted, without effect"
+PRECISIONS = ("32", "bf16-mixed", "16-mixed", "64")
+DATA_SETS = ("IMNET", "CIFAR", "CIFAR10", "INAT", "INAT19", "DIGITS")  # data.py reads them
 INAT = ("kingdom", "phylum", "class", "order", "supercategory", "family", "genus", "name")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(description="TNN on images, trained like DeiT",
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    """Raises SystemExit(2) for nonsense, in one sentence that names the flag."""
+    p = flags.parser("TNN on images, trained like DeiT")
     model_flags(p.add_argument_group("model"))
     optimizer_flags(p.add_argument_group("optimizer and schedule"))
     augmentation_flags(p.add_argument_group("augmentation"))
     data_flags(p.add_argument_group("data"))
     original_run_flags(p.add_argument_group("run, as in the original"))
     our_flags(p.add_argument_group("ours"))
-    runs.add_flags(p, HERE / "logs", precision=None)
-    args = p.parse_args(argv)
+    flags.add_machine(p, PRECISIONS, precision=None, cuda=False)
+    flags.add_parallel(p)
+    flags.add_run(p, HERE / "logs", resume=None)
+    args = flags.parse(p, argv)
     check(p, args)
+    args.num_workers = min(args.num_workers, os.cpu_count() or 1)
+    if args.test:
+        args.max_steps = 1
     return args
 
 
@@ -98,7 +104,7 @@ def augmentation_flags(g) -> None:
 
 def data_flags(g) -> None:
     g.add_argument("--data-path", default="./images/", metavar="DIR", help="folder of the data set")
-    g.add_argument("--data-set", default="IMNET", choices=tuple(LOADERS),
+    g.add_argument("--data-set", default="IMNET", choices=DATA_SETS,
                    help="IMNET: a folder with train/CLASS/* and val/CLASS/*; CIFAR: CIFAR-100")
     g.add_argument("--inat-category", default="name", choices=INAT, help="what iNaturalist's "
                    "labels are")
@@ -112,9 +118,10 @@ def original_run_flags(g) -> None:
     g.add_argument("--output_dir", default="", metavar="DIR",
                    help="checkpoints and log.txt ('': saves nothing)")
     g.add_argument("--seed", type=int, default=3407, help="process r starts from seed + r")
-    g.add_argument("--resume", nargs="?", const="auto", default="", metavar="PATH",
+    g.add_argument("--resume", nargs="?", const="", default=None, metavar="PATH",
                    help="continue from this checkpoint; without PATH from checkpoint_last.pth in "
-                        "--output_dir; where there is none, start afresh")
+                        "--output_dir; where there is none, start afresh. With --eval: what to "
+                        "evaluate")
     g.add_argument("--start_epoch", type=int, default=0, help="first epoch")
     g.add_argument("--eval", action="store_true", help="evaluate, print, stop")
     g.add_argument("--dist-eval", action="store_true", help="share the evaluation out")
@@ -142,42 +149,31 @@ def our_flags(g) -> None:
 
 
 def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuses nonsense in one sentence that names the flag (exit code 2)."""
-    runs.check_flags(p, args)
-    for name in ("input_size", "batch_size", "epochs", "accumulate", "recount"):
-        if getattr(args, name) < 1:
-            p.error(f"--{name.replace('_', '-')} must be at least 1")
-    for name in ("reprob", "mixup_prob", "mixup_switch_prob", "hflip", "smoothing",
-                 "stochastic_depth", "model_ema"):
+    flags.check(p, args, positive=("input_size", "accumulate", "recount"),
+                not_negative=("mixup", "cutmix", "weight_decay", "warmup_epochs", "warmup_lr",
+                              "min_lr", "num_workers", "start_epoch"),
+                rates=("stochastic_depth",), most={"recount": MOST_BOXES}, shared_batch=False)
+    for name in ("reprob", "mixup_prob", "mixup_switch_prob", "hflip", "smoothing", "model_ema"):
         if not 0 <= getattr(args, name) <= 1:
-            p.error(f"--{name.replace('_', '-')} must be in [0, 1]")
-    if args.stochastic_depth == 1:
-        p.error("--stochastic-depth must be less than 1")
-    for name in ("mixup", "cutmix", "weight_decay", "warmup_epochs", "warmup_lr", "min_lr",
-                 "num_workers", "start_epoch"):
-        if getattr(args, name) < 0:
-            p.error(f"--{runs.typed(p, name)} must not be negative")
-    if args.recount > MOST_BOXES:
-        p.error(f"--recount must be at most {MOST_BOXES}")
+            p.error(f"{flags.typed(args, name)} must be in [0, 1], not {getattr(args, name)}")
     if args.opt_betas is not None and len(args.opt_betas) < 2:
         p.error("--opt-betas: optimisers have two or more of them")
-    if args.lr <= 0:
-        p.error("--lr must be positive")
     if mixing(args) and args.batch_size % 2:
         p.error(f"--batch-size {args.batch_size} must be even: mixup pairs the images of a batch")
-    if not 0 <= args.seed < 2**32:
-        p.error("--seed must be in [0, 2**32)")
-    args.num_workers = min(args.num_workers, os.cpu_count() or 1)
-    args.arch_options = dict(option(p, text) for text in args.arch_options)
-    if args.test:
-        args.max_steps = 1
+    try:
+        arguments_of(args.model)
+    except ValueError as error:
+        p.error(f"--model: {error}")
+    for text in args.arch_options:
+        _, _, value = text.partition("=")
+        if not value.isdecimal() or int(value) < 1:
+            p.error(f"--arch-options {text}: give NAME=NUMBER, such as depth=6")
 
 
-def option(p: argparse.ArgumentParser, text: str) -> tuple[str, int]:
-    name, _, value = text.partition("=")
-    if not value.isdecimal() or int(value) < 1:
-        p.error(f"--arch-options {text}: give NAME=NUMBER, such as depth=6")
-    return name, int(value)
+def arch_options(args: argparse.Namespace) -> dict[str, int]:
+    """--arch-options by name."""
+    return {name: int(value) for name, _, value in
+            (text.partition("=") for text in args.arch_options)}
 
 
 def mixing(args: argparse.Namespace) -> bool:

@@ -4,9 +4,9 @@ A training sample is drawn with random numbers of its own, made from (seed, epoc
 epoch): neither the number of processes nor of loader workers nor an interruption changes it.
 """
 
+import hashlib
 import json
 import random
-import signal
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,9 +21,8 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import datasets, transforms
 
-from tnn.runs import BadInput
+from tnn.inputs import DamagedPicture, cifar10, digest, leave_signals, picture_loader
 
-RECORD = 1 + 3 * 32 * 32  # of CIFAR-10's binary version: label, red, green, blue
 GETDATA = {"CIFAR10": "cifar10", "DIGITS": "digits"}
 
 
@@ -51,26 +50,39 @@ class PictureFiles(Dataset):
         return len(self.samples)
 
     def __getitem__(self, i: int):
+        """Raises DamagedPicture."""
         path, label = self.samples[i]
-        return datasets.folder.pil_loader(str(path)), label
+        try:
+            return datasets.folder.pil_loader(str(path)), label
+        except Exception as error:  # whatever a damaged file makes Pillow raise
+            raise DamagedPicture(path, error) from None
 
 
-def load_sets(args: Namespace) -> tuple[Dataset, Dataset, int]:
-    """Training set, validation set, number of classes, as --data-set and --data-path say; the sets
-    give (PIL image, label). Raises BadInput."""
-    where = f"--data-set {args.data_set} --data-path {args.data_path}"
+class Sets(NamedTuple):
+    """The sets give (PIL image, label). inputs: what a resumed run must find again, by name:
+    SHA-256 of a file's content; of a folder of pictures, that of their names and sizes."""
+
+    train: Dataset
+    val: Dataset
+    classes: int
+    inputs: dict[str, str]
+
+
+def load_sets(args: Namespace) -> Sets:
+    """As --data-set and --data-path say. Raises FileNotFoundError or ValueError, each with one line
+    that says what to do."""
     advice = (f"./getdata.sh {GETDATA[args.data_set]} fetches it" if args.data_set in GETDATA
               else "give its folder with --data-path")
     try:
         return LOADERS[args.data_set](Path(args.data_path), args)
     except (FileNotFoundError, RuntimeError) as error:
-        raise BadInput(f"{where}: {str(error).splitlines()[0]}; {advice}") from None
+        raise FileNotFoundError(f"{str(error).splitlines()[0]}; {advice}") from None
     except (ValueError, KeyError, OSError, EOFError, IndexError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise BadInput(f"{where}: damaged or of another format ({reason}); {advice}") from None
+        raise ValueError(f"damaged or of another format ({reason}); {advice}") from None
 
 
-def imagenet(folder: Path, args: Namespace) -> tuple[Dataset, Dataset, int]:
+def imagenet(folder: Path, args: Namespace) -> Sets:
     """train/CLASS/* and val/CLASS/*, classes in the order of their names; or, as in the original,
     the files that meta/train.txt and meta/val.txt list, a path and a label a line."""
     if (folder / "meta/train.txt").is_file():
@@ -78,12 +90,26 @@ def imagenet(folder: Path, args: Namespace) -> tuple[Dataset, Dataset, int]:
         classes = 1 + max(label for _, label in train)
         if max(label for _, label in val) >= classes:
             raise ValueError("val.txt has labels that train.txt has not")
-        return PictureFiles(train), PictureFiles(val), classes
+        inputs = {f"meta/{part}.txt": digest(folder / f"meta/{part}.txt")
+                  for part in ("train", "val")}
+        return Sets(PictureFiles(train), PictureFiles(val), classes, inputs)
     train, val = (datasets.ImageFolder(str(folder / part)) for part in ("train", "val"))
     if train.classes != val.classes:
         odd = sorted(set(train.classes) ^ set(val.classes))[0]
         raise ValueError(f"train and val have different classes: {odd} is in one alone")
-    return PictureFiles(train.samples), PictureFiles(val.samples), len(train.classes)
+    return Sets(PictureFiles(train.samples), PictureFiles(val.samples), len(train.classes),
+                {f"{part}/{name}": found for part, data in (("train", train), ("val", val))
+                 for name, found in listings(data).items()})
+
+
+def listings(data: datasets.ImageFolder) -> dict[str, str]:
+    """A digest for each class, of its pictures' names and sizes: the content of 150 GB cannot be
+    read at every start."""
+    found = {name: hashlib.sha256() for name in data.classes}
+    for path, label in data.samples:
+        line = f"{Path(path).name} {Path(path).stat().st_size}\n"
+        found[data.classes[label]].update(line.encode())
+    return {name: hashed.hexdigest() for name, hashed in found.items()}
 
 
 def listed(folder: Path, part: str) -> list[tuple[Path, int]]:
@@ -98,39 +124,28 @@ def listed(folder: Path, part: str) -> list[tuple[Path, int]]:
     return [(below / name, int(label)) for name, label in pairs]
 
 
-def cifar100(folder: Path, args: Namespace) -> tuple[Dataset, Dataset, int]:
+def cifar100(folder: Path, args: Namespace) -> Sets:
     train, val = (datasets.CIFAR100(str(folder), train=part) for part in (True, False))
-    return (Pictures(train.data, np.array(train.targets)),
-            Pictures(val.data, np.array(val.targets)), 100)
+    files = [folder / "cifar-100-python" / name for name in ("train", "test")]
+    return Sets(Pictures(train.data, np.array(train.targets)),
+                Pictures(val.data, np.array(val.targets)), 100, digests(files))
 
 
-def cifar10(folder: Path, args: Namespace) -> tuple[Dataset, Dataset, int]:
-    """torchvision's layout, or of the binary version what there is."""
-    if binary := sorted(folder.glob("data_batch_*.bin")):
-        train, val = records(binary), records(sorted(folder.glob("test_batch*.bin")))
-        return Pictures(*train), Pictures(*val), 10
-    train, val = (datasets.CIFAR10(str(folder), train=part) for part in (True, False))
-    return (Pictures(train.data, np.array(train.targets)),
-            Pictures(val.data, np.array(val.targets)), 10)
+def cifar10_pictures(folder: Path, args: Namespace) -> Sets:
+    files, train, val = cifar10(folder)
+    return Sets(Pictures(*train), Pictures(*val), 10, digests(files))
 
 
-def records(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-    if not paths:
-        raise FileNotFoundError("no test_batch*.bin")
-    content = np.concatenate([np.fromfile(path, np.uint8) for path in paths])
-    if content.size % RECORD:
-        raise ValueError(f"{paths[0].name} is not a whole number of images")
-    content = content.reshape(-1, RECORD)
-    pixels = content[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(pixels), content[:, 0]
+def digests(files: list[Path]) -> dict[str, str]:
+    return {path.name: digest(path) for path in files}
 
 
-def inat(folder: Path, args: Namespace) -> tuple[Dataset, Dataset, int]:
+def inat(folder: Path, args: Namespace) -> Sets:
     """iNaturalist 2018 or 2019: the label is the running number of the picture's --inat-category
     in the order in which the training annotations name it."""
     year = 2018 if args.data_set == "INAT" else 2019
-    read = {name: json.loads((folder / f"{name}.json").read_text())
-            for name in (f"train{year}", f"val{year}", "categories")}
+    files = [folder / f"{name}.json" for name in (f"train{year}", f"val{year}", "categories")]
+    read = {path.stem: json.loads(path.read_text()) for path in files}
     number: dict[str, int] = {}
     for note in read[f"train{year}"]["annotations"]:
         name = read["categories"][note["category_id"]][args.inat_category]
@@ -143,10 +158,10 @@ def inat(folder: Path, args: Namespace) -> tuple[Dataset, Dataset, int]:
             (folder / image["file_name"],
              number[read["categories"][category[image["id"]]][args.inat_category]])
             for image in content["images"]]))
-    return sets[0], sets[1], len(number)
+    return Sets(*sets, len(number), digests(files))
 
 
-def digits(folder: Path, args: Namespace) -> tuple[Dataset, Dataset, int]:
+def digits(folder: Path, args: Namespace) -> Sets:
     """scikit-learn's 1,437 and 360 handwritten digits of 8 x 8 pixels, enlarged to 32 x 32."""
     with np.load(folder / "digits.npz") as file:
         sets = []
@@ -154,10 +169,10 @@ def digits(folder: Path, args: Namespace) -> tuple[Dataset, Dataset, int]:
             grey = (file[f"{part}_images"].astype(np.uint16) * 255 // 16).astype(np.uint8)
             large = grey.repeat(4, axis=1).repeat(4, axis=2)
             sets.append(Pictures(np.stack([large] * 3, axis=-1), file[f"{part}_labels"]))
-    return sets[0], sets[1], 10
+    return Sets(*sets, 10, digests([folder / "digits.npz"]))
 
 
-LOADERS: dict[str, Callable] = {"IMNET": imagenet, "CIFAR": cifar100, "CIFAR10": cifar10,
+LOADERS: dict[str, Callable] = {"IMNET": imagenet, "CIFAR": cifar100, "CIFAR10": cifar10_pictures,
                                 "INAT": inat, "INAT19": inat, "DIGITS": digits}
 
 
@@ -283,8 +298,9 @@ def own_randomness(*numbers: int) -> Iterator[None]:
 # ----------------------------------------------------------------------------------- loaders
 def loaders(args: Namespace, train: Dataset, val: Dataset, rank: int,
             replicas: int) -> tuple[DataLoader, DataLoader]:
-    """The training loader's sampler is an EpochSampler. The validation images are shared out with
-    --dist-eval, none twice: process r gets r, r + replicas, ..."""
+    """Training and validation, to be read by inputs.batches. The training loader's sampler is an
+    EpochSampler. The validation images are shared out with --dist-eval, none twice: process r gets
+    r, r + replicas, ..."""
     common = {"batch_size": args.batch_size, "num_workers": args.num_workers,
               "pin_memory": args.pin_mem and torch.cuda.is_available(),
               "persistent_workers": args.num_workers > 0, "worker_init_fn": leave_signals,
@@ -294,12 +310,5 @@ def loaders(args: Namespace, train: Dataset, val: Dataset, rank: int,
     train = Augmented(train, train_transform(args), args.seed)
     shared = range(rank, len(val), replicas) if args.dist_eval else range(len(val))
     val = Plain(val, eval_transform(args.input_size))
-    return (DataLoader(train, sampler=sampler, drop_last=True, **common),
-            DataLoader(val, sampler=shared, **common))
-
-
-def leave_signals(worker: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the training process alone acts upon it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(1)
+    return (picture_loader(train, sampler=sampler, drop_last=True, **common),
+            picture_loader(val, sampler=shared, **common))

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
+from tnn.inputs import batches, leave_signals, picture_loader
 from tnn.lra.token_mixers import TNO
 
 EPOCH_LINE = ("epoch {epoch} | step {step} | lr {lr:.2e} | train loss {train_loss:.4f} acc "
@@ -64,13 +65,15 @@ def evaluation_batches(n: int, batch_size: int, fabric: Fabric, drop_last: bool)
     return batches[:-1] if drop_last and batches and len(batches[-1]) < batch_size else batches
 
 
-def loader(data: Dataset, batches: list[list[int]], collate, workers: int,
+def loader(data: Dataset, order: list[list[int]], collate, workers: int,
            fabric: Fabric) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Batches (x, y, lengths) on the run's device. Leaves the global random state alone."""
+    """Batches (x, y, lengths) on the run's device, of the samples that `order` numbers. Leaves the
+    global random state alone. Raises DamagedPicture."""
     wide = torch.float64 if torch.get_default_dtype() == torch.float64 else None
-    found = DataLoader(data, batch_sampler=batches, collate_fn=collate, num_workers=workers,
-                       pin_memory=fabric.device.type == "cuda", generator=torch.Generator())
-    for x, y, lengths in found:
+    found = picture_loader(data, collate, batch_sampler=order, num_workers=workers,
+                           pin_memory=fabric.device.type == "cuda", generator=torch.Generator(),
+                           worker_init_fn=leave_signals)
+    for x, y, lengths in batches(found):
         if wide and x.is_floating_point():
             x = x.to(wide)
         yield tuple(t.to(fabric.device, non_blocking=True) for t in (x, y, lengths))

@@ -13,8 +13,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from getdata.embedded.long_range_arena import aan_small
-from tnn.lra import data, text
-from tnn.lra.data import add_data_flags, load_task
+from tnn.lra import data
+from tnn.lra.args import add_data_flags, parse_args
+from tnn.lra.data import load_task
+from tnn.lra.tasks import imdb as imdb_task
+from tnn.lra.tasks import tables, texts
 
 ROOT = Path(data.__file__).resolve().parents[2]
 
@@ -82,6 +85,16 @@ def test_limits_take_the_same_samples_every_time(listops):
     assert torch.equal(task.train[0][0], again.train[0][0])
 
 
+def test_each_file_is_known_by_its_content(listops):
+    """Of the reviews' 50,000 files the folder as a whole."""
+    before = load_task("listops", listops.parent, flags()).inputs
+    assert set(before) == {f"basic_{split}.tsv" for split in ("train", "val", "test")}
+    with (listops / "basic_val.tsv").open("a", newline="") as file:
+        file.write("[MAX 2 2 ]\t2\r\n")
+    after = load_task("listops", listops.parent, flags()).inputs
+    assert {name for name in before if before[name] != after[name]} == {"basic_val.tsv"}
+
+
 # ------------------------------------------------------------------------------------- cache
 def caches(folder):
     return sorted(folder.glob(".tnn-lra-*.npz"))
@@ -91,7 +104,7 @@ def test_the_cache_is_read_and_keyed_by_files_and_options(listops, monkeypatch):
     first = load_task("listops", listops.parent, flags())
     assert len(caches(listops)) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(text, "encode_all", None)  # would fail if called
+        patch.setattr(texts, "encode_all", None)  # would fail if called
         again = load_task("listops", listops.parent, flags())
     assert again.itos == first.itos
     assert all(torch.equal(a[0], b[0]) and a[1] == b[1]
@@ -179,7 +192,7 @@ def test_the_set_made_of_docstrings_has_the_form_of_aan(tmp_path):
     first, second, _ = task.train[0]
     assert "".join(spelled(task, first[:2])) in ("b'", 'b"')
     assert min(len(first), len(second)) > 1500
-    rows = {split: list(text.tsv_rows(tmp_path / f"aan/new_aan_pairs.{split}.tsv", 5, "minimal"))
+    rows = {split: list(tables.tsv_rows(tmp_path / f"aan/new_aan_pairs.{split}.tsv", 5, "minimal"))
             for split in ("train", "eval", "test")}
     ids = {split: {name for row in found for name in row[1:3]} for split, found in rows.items()}
     assert ids["train"].isdisjoint(ids["eval"] | ids["test"])
@@ -233,7 +246,7 @@ def test_imdb_holds_out_training_reviews_on_request(imdb, capsys):
 
 def test_the_split_of_imdb_is_the_draw_of_hugging_face():
     """train_test_split(test_size=0.1, seed=42): default_rng(42).permutation, test part first."""
-    train, val = text.held_out(25_000, 0.1)
+    train, val = imdb_task.held_out(25_000, 0.1)
     order = np.random.default_rng(42).permutation(25_000)
     assert (val, train) == (order[:2500].tolist(), order[2500:].tolist())
 
@@ -244,15 +257,15 @@ def test_bytes_instead_of_characters(imdb):
 
 
 def test_vocabularies_beyond_a_byte():
-    vocabulary = text.Vocabulary(map(chr, range(0x4E00, 0x4E00 + 300)))
+    vocabulary = texts.Vocabulary(map(chr, range(0x4E00, 0x4E00 + 300)))
     ids = vocabulary.encode("\u4e00\u4f2b?")
     assert (ids.tolist(), ids.dtype) == ([3, 302, 1], np.int16)
     assert vocabulary.encode(["\u4e00", "no"]).tolist() == [3, 1]
 
 
 def test_counting_in_pieces_is_counting():
-    texts = ["abca", "", "\u00e9a", ["w", "w"]]
-    assert text.count_tokens(texts, batch=2) == {"a": 3, "b": 1, "c": 1, "\u00e9": 1, "w": 2}
+    found = ["abca", "", "\u00e9a", ["w", "w"]]
+    assert texts.count_tokens(found, batch=2) == {"a": 3, "b": 1, "c": 1, "\u00e9": 1, "w": 2}
 
 
 # ---------------------------------------------------------------------------------- refusals
@@ -261,24 +274,31 @@ def test_counting_in_pieces_is_counting():
     ("imdb", [], FileNotFoundError, "getdata.sh imdb"),
     ("aan", [], FileNotFoundError, "getdata.sh aan-small"),
     ("cifar", [], FileNotFoundError, "getdata.sh cifar10"),
-    ("pathfinder", [], FileNotFoundError, "tnn/lra/pathfinder.py --resolution 32"),
-    ("pathfinderx", [], FileNotFoundError, "tnn/lra/pathfinder.py --resolution 128"),
+    ("pathfinder", [], FileNotFoundError, "tnn/lra/tasks/pathfinder.py --resolution 32"),
+    ("pathfinderx", [], FileNotFoundError, "tnn/lra/tasks/pathfinder.py --resolution 128"),
     ("cifar", ["--data-folder", "there"], FileNotFoundError, "cifar-10-batches-py"),
     ("imdb", ["--data-folder", "there"], FileNotFoundError, "aclImdb_v1.tar.gz"),
     ("listops", ["--data-folder", "there"], FileNotFoundError, "basic_train.tsv"),
-    ("pathfinder", ["--data-folder", "there"], FileNotFoundError, "metadata"),
-    ("chess", [], ValueError, "unknown task chess"),
-    ("listops", ["--l-max", "1"], ValueError, "--l-max 1: must be at least 2"),
-    ("listops", ["--min-freq", "0"], ValueError, "--min-freq 0"),
-    ("listops", ["--val-split", "0.1"], ValueError, "only imdb"),
-    ("imdb", ["--val-split", "1"], ValueError, "--val-split"),
-    ("cifar", ["--l-max", "9"], ValueError, "always have 1024 pixels")])
+    ("pathfinder", ["--data-folder", "there"], FileNotFoundError, "metadata")])
 def test_what_cannot_be_read_is_one_line_that_says_what_to_do(task, given, kind, message, tmp_path):
     (tmp_path / "there").mkdir()
     with pytest.raises(kind) as caught:
         load_task(task, tmp_path, flags(*given))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("task", "given", "message"), [
+    ("chess", [], "invalid choice: 'chess'"),
+    ("listops", ["--l-max", "1"], "--l-max must be at least 2"),
+    ("listops", ["--min-freq", "0"], "--min-freq must be at least 1"),
+    ("listops", ["--val-split", "0.1"], "only imdb"), ("imdb", ["--val-split", "1"], "--val-split"),
+    ("cifar", ["--l-max", "9"], "always have 1024 pixels")])
+def test_flags_that_do_not_fit_the_task(task, given, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_args(["--task", task, *given])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(("body", "message"), [

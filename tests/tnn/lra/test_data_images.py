@@ -7,8 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from tnn.lra import images
-from tnn.lra.data import add_data_flags, load_task
+from tnn.inputs import DamagedPicture, batches, picture_loader
+from tnn.lra.args import add_data_flags
+from tnn.lra.data import load_task
+from tnn.lra.tasks.cifar import grey_of
+from tnn.lra.tasks.images import ImageFiles
 
 
 def flags(*given):
@@ -57,14 +60,35 @@ def test_cifar_in_color(cifar):
 def test_grey_is_pillows_for_every_colour_of_a_grid():
     levels = np.arange(0, 256, 5, dtype=np.uint8)
     colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, len(levels), 3)
-    assert (images.grey_of(colours) == np.array(Image.fromarray(colours).convert("L"))).all()
+    assert (grey_of(colours) == np.array(Image.fromarray(colours).convert("L"))).all()
 
 
-def test_a_damaged_image_is_named(tmp_path):
+@pytest.fixture
+def broken(tmp_path):
+    """A whole image, then three that cannot be used."""
     (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     Image.new("L", (31, 32)).save(tmp_path / "y.png")
-    names = ("x.png", "y.png", "z.png")
-    broken = images.ImageFiles([tmp_path / name for name in names], [0] * 3, 32)
-    for i, name in enumerate(names):
-        with pytest.raises(ValueError, match=name):
-            broken[i]
+    Image.new("L", (32, 32)).save(tmp_path / "good.png")
+    names = ("good.png", "x.png", "y.png", "z.png")
+    return ImageFiles([tmp_path / name for name in names], [0] * 4, 32)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_damaged_image_is_named_once(number, broken):
+    with pytest.raises(DamagedPicture) as error:
+        broken[number]
+    path = str(broken.paths[number])
+    assert str(error.value).count(path) == 1
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loading_process_tells_which_image_is_damaged(workers, broken):
+    """After the batches before it."""
+    found = batches(picture_loader(broken, batch_size=1, num_workers=workers))
+    assert next(found)[0].shape == (1, 1024, 1)
+    with pytest.raises(DamagedPicture) as error:
+        next(found)
+    assert str(error.value).startswith("cannot identify image file")
+    assert str(broken.paths[1]) in str(error.value)
+    assert "Traceback" not in str(error.value)

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from tnn.lra import listops
+from tnn.lra.tasks import listops
 
-ROOT = Path(listops.__file__).resolve().parents[2]
+ROOT = Path(listops.__file__).resolve().parents[3]
 REAL = ROOT.parent / "shared/data/listops/test_d20s.tsv.xz"
 FETCHED = ROOT / "data/listops-d20/test_d20s.tsv"
 
 
 def run(out, *flags, **options):
-    command = [sys.executable, str(ROOT / "tnn/lra/listops.py"), "--out", str(out), *flags]
+    command = [sys.executable, str(ROOT / "tnn/lra/tasks/listops.py"), "--out", str(out), *flags]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
@@ -128,12 +128,12 @@ def test_settings_that_cannot_be_met_are_one_line(flags, message, tmp_path):
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     done = run(tmp_path / "file/out")
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_it_leaves_no_file(signum, code, tmp_path):
-    command = [sys.executable, str(ROOT / "tnn/lra/listops.py"), "--out", str(tmp_path)]
+    command = [sys.executable, str(ROOT / "tnn/lra/tasks/listops.py"), "--out", str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:
         deadline = time.monotonic() + 60
         while not list(tmp_path.glob(".*.part")) and time.monotonic() < deadline:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tnn.lra import pathfinder, snakes
-from tnn.lra.images import pathfinder_files
-from tnn.lra.pathfinder import SETTINGS, Scene
+from tnn.lra.tasks import pathfinder
+from tnn.lra.tasks import pathfinder_growth as growth
+from tnn.lra.tasks.pathfinder import SETTINGS, Scene
 
-ROOT = Path(pathfinder.__file__).resolve().parents[2]
+ROOT = Path(pathfinder.__file__).resolve().parents[3]
 MANY = 40  # scenes of 32 pixels a side
 
 
@@ -99,7 +99,7 @@ def test_snakes_do_not_touch(scenes, large):
                 mask[cells] = np.maximum(mask[cells], scene.table.mask[degrees])
             masks.append(mask)
         worst = max((a + b).max() for i, a in enumerate(masks) for b in masks[:i])
-        assert worst < snakes.TOUCHING
+        assert worst < growth.TOUCHING
 
 
 def test_paddles_lie_in_the_image(scenes, large):
@@ -145,7 +145,7 @@ def test_single_paddles_fill_what_is_left():
 # ------------------------------------------------------------------------------------ paddles
 @pytest.mark.parametrize("degrees", [0, 30, 90, 200, 315])
 def test_a_paddle_ends_at_the_centre_and_points_where_it_should(degrees):
-    image, mask = snakes.paddle(degrees, 5, 1.5, 2)
+    image, mask = growth.paddle(degrees, 5, 1.5, 2)
     centre, angle = len(image) // 2, math.radians(degrees)
     y, x = np.mgrid[:len(image), :len(image)] - centre
     middle = [(image * c).sum() / image.sum() for c in (y, x)]
@@ -162,13 +162,17 @@ SMALL = ["--images", "12", "--per-folder", "4"]
 
 def run(out, *flags):
     """Within this process, unless --workers says otherwise. Returns the exit status."""
-    return pathfinder.main(["--out", str(out), "--workers", "1", *flags])
+    try:
+        pathfinder.main(["--out", str(out), "--workers", "1", *flags])
+    except SystemExit as stop:
+        return stop.code
+    return 0
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     out = tmp_path_factory.mktemp("pathfinder")
-    command = [sys.executable, str(ROOT / "tnn/lra/pathfinder.py"), "--out", str(out), *SMALL]
+    command = [sys.executable, str(ROOT / "tnn/lra/tasks/pathfinder.py"), "--out", str(out), *SMALL]
     done = subprocess.run([*command, "--workers", "2"], capture_output=True, text=True, timeout=200)
     assert (done.returncode, done.stderr) == (0, "")
     return out / "pathfinder32/curv_contour_length_14"
@@ -221,9 +225,10 @@ def test_the_file_without_content_is_left_out(tmp_path):
     """The release has one, and no other may be empty."""
     assert run(tmp_path, "--images", "175", "--per-folder", "175", "--contour-length", "6") == 0
     below = tmp_path / "pathfinder32/curv_baseline"
-    assert len(pathfinder_files(below)[0]) == 175
+    listings = pathfinder.listings_of(below)
+    assert len(pathfinder.image_files(listings)[0]) == 175
     (below / "imgs/0/sample_172.png").write_bytes(b"")
-    paths, labels = pathfinder_files(below)
+    paths, labels = pathfinder.image_files(listings)
     assert len(paths) == len(labels) == 174
     assert below / "imgs/0/sample_172.png" not in paths
 

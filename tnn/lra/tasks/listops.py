@@ -1,7 +1,7 @@
-"""Generates the ListOps data of the Long Range Arena: nested lists and the value they reduce to.
+"""ListOps: nested lists and the value they reduce to. Reads the data, or generates them.
 
-    python tnn/lra/listops.py --out tnn/lra/data/listops             # 96000 / 2000 / 2000 samples
-    python tnn/lra/listops.py --out /tmp/listops --train 1000 --val 100 --test 100
+    python tnn/lra/tasks/listops.py --out tnn/lra/data/listops       # 96000 / 2000 / 2000 samples
+    python tnn/lra/tasks/listops.py --out /tmp/listops --train 1000 --val 100 --test 100
 
 writes basic_{train,val,test}.tsv in the format of the release: header Source, Target; tab; CRLF.
 The published size takes about three minutes of processor time, shared by --workers processes, and
@@ -22,11 +22,20 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __package__ in (None, ""):
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
 
 from tqdm import tqdm
+
+from harness.endings import bad_input, orderly_exit
+from tnn.lra.tasks import TASKS
+from tnn.lra.tasks.tables import label_of, tsv_rows
+
+if TYPE_CHECKING:
+    from tnn.lra.tasks.task import Task
+    from tnn.lra.tasks.texts import Row
 
 OPERATORS = {
     "[MIN": min,
@@ -39,6 +48,31 @@ SHARE_OF_LISTS = 0.25  # of the nodes above the greatest depth
 DRAWS = 2000  # trees per block; about one in twelve has a length that is wanted
 BLOCKS_PER_TURN = 32
 LENGTHS = (500, 2000)  # of the release; strictly between them
+
+
+# ------------------------------------------------------------------------------------------------
+# Reading
+
+
+def load(task: str, folder: Path, args: argparse.Namespace) -> "Task":
+    """Raises FileNotFoundError or ValueError."""
+    from tnn.lra.tasks.texts import SPLITS, text_task  # imports torch: not for the generator
+    files = [folder / f"basic_{split}.tsv" for split in SPLITS]
+    rows = [lambda path=path: read_rows(path, args.tsv_quoting) for path in files]
+    return text_task(task, folder, files, rows, operators_and_digits, args)
+
+
+def read_rows(path: Path, quoting: str) -> Iterator["Row"]:
+    rows = tsv_rows(path, 2, quoting)
+    if (header := next(rows, None)) != ["Source", "Target"]:
+        raise ValueError(f"{path}: its first line is {header}, not Source, Target")
+    for source, target in rows:
+        yield (source,), label_of(target, path, TASKS["listops"].classes)
+
+
+def operators_and_digits(text: str) -> list[str]:
+    """The tokens: no parentheses, and ] is called X."""
+    return text.replace("(", "").replace(")", "").replace("]", "X").split()
 
 
 # ------------------------------------------------------------------------------------------------
@@ -87,7 +121,7 @@ def evaluate(text: str) -> int:
 
 
 # ------------------------------------------------------------------------------------------------
-# Files
+# Generating files
 
 
 def draw_block(block: int, settings: argparse.Namespace) -> list[tuple[str, int]]:
@@ -187,28 +221,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
+def main(arguments: list[str] | None = None) -> None:
     settings = parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwinds, cleans up
     lowest = {"train": 1, "val": 1, "test": 1, "max_depth": 1, "max_args": 2, "workers": 1}
-    try:
+    with orderly_exit("listops.py"), bad_input():
         for name, least in lowest.items():
             if getattr(settings, name) < least:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least {least}")
         write(settings.out, settings)
-    except ValueError as error:
-        print(f"listops: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"listops: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("listops: interrupted, nothing written", file=sys.stderr)
-        return 130
-    print(f"listops: {settings.train} / {settings.val} / {settings.test} samples in {settings.out}")
-    return 0
+        print(f"listops: {settings.train} / {settings.val} / {settings.test} samples in "
+              f"{settings.out}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,8 +1,9 @@
-"""Generates images like the Long Range Arena's Pathfinder: are the two discs on one dashed path?
+"""Pathfinder and Path-X: are the two discs on one dashed path? Reads the images, or draws others
+like the Long Range Arena's.
 
-    python tnn/lra/pathfinder.py --out tnn/lra/data/pathfinder                     # 32 x 32 pixels
-    python tnn/lra/pathfinder.py --out tnn/lra/data/pathfinder --resolution 128    # Path-X
-    python tnn/lra/pathfinder.py --out /tmp/pathfinder --images 2000 --per-folder 100
+    python tnn/lra/tasks/pathfinder.py --out tnn/lra/data/pathfinder                  # 32 x 32
+    python tnn/lra/tasks/pathfinder.py --out tnn/lra/data/pathfinder --resolution 128 # Path-X
+    python tnn/lra/tasks/pathfinder.py --out /tmp/pathfinder --images 2000 --per-folder 100
 
 writes pathfinder{32,128}/curv_contour_length_14/ with imgs/<k>/sample_<i>.png and metadata/<k>.npy,
 which is plain text as in the release. --contour-length 9 or 6 makes the easier sets
@@ -29,18 +30,46 @@ import sys
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __package__ in (None, ""):
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    sys.path[0] = str(Path(__file__).resolve().parents[3])
+
+from harness.endings import bad_input, orderly_exit
+from tnn.lra.tasks import CONTOURS, TASKS
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR",
+                        help="folder that takes pathfinder32/ or pathfinder128/")
+    parser.add_argument("--resolution", type=int, choices=(32, 128), default=32,
+                        help="pixels a side (32)")
+    parser.add_argument("--images", type=int, default=200_000, metavar="N",
+                        help="in all, a multiple of --per-folder (200000)")
+    parser.add_argument("--per-folder", type=int, default=1000, metavar="N",
+                        help="images per folder imgs/<k> (1000)")
+    parser.add_argument("--contour-length", type=int, choices=sorted(CONTOURS), default=14,
+                        help="paddles of a path: the release's three sets, 14 the published (14)")
+    parser.add_argument("--single-paddles", action="store_true",
+                        help="fill the rest of the image with single paddles")
+    parser.add_argument("--seed", type=int, default=0, help="of all random numbers (0)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N",
+                        help="processes; the result does not depend on it (all processors)")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    parse()  # -h and typing mistakes answer before numpy is imported
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from tnn.lra.listops import parallel_map
-from tnn.lra.snakes import (
+from tnn.lra.tasks.listops import parallel_map
+from tnn.lra.tasks.pathfinder_growth import (
     FULL,
-    SETS,
     SETTINGS,
     Settings,
     distractor,
@@ -48,10 +77,73 @@ from tnn.lra.snakes import (
     target_snakes,
 )
 
+if TYPE_CHECKING:
+    from tnn.lra.tasks.task import Task
+
+# The release's one file without content, in a set that the published runs do not use.
+EMPTY = Path("pathfinder32/curv_baseline/imgs/0/sample_172.png")
 DISTRACTOR_RETRIALS = 4
 CROWDED = 0.01  # share of free pixels below which no distractor is added
 
 Paddles = list[tuple[int, int]]  # of a snake: head (index into the flattened scene), degrees
+
+
+# ------------------------------------------------------------------------------------------------
+# Reading
+
+
+def load(task: str, folder: Path, args: argparse.Namespace) -> "Task":
+    """pathfinder: 32 pixels a side; pathfinderx: 128. A tenth validates, a tenth tests. Raises
+    FileNotFoundError or ValueError."""
+    from tnn.inputs import digest  # imports torch: not for the generator
+    from tnn.lra.tasks import images
+    from tnn.lra.tasks.task import Task, split
+    side = {"pathfinder": 32, "pathfinderx": 128}[task]
+    below = folder / f"pathfinder{side}" / CONTOURS[args.contour_length]
+    listings = listings_of(below, TASKS[task].remedy.format(folder))
+    paths, labels = image_files(listings)
+    parts = split(images.ImageFiles(paths, labels, side), sizes(len(paths)))
+    return Task(task, *parts, images.collate_images, TASKS[task].classes, TASKS[task].l_max,
+                d_input=1, inputs={f"metadata/{path.name}": digest(path) for path in listings})
+
+
+def sizes(total: int) -> list[int]:
+    """Images to train, validate and test."""
+    tenth = int(total * 0.1)
+    return [total - 2 * tenth, tenth, tenth]
+
+
+def listings_of(below: Path, remedy: str = "") -> list[Path]:
+    """A set's metadata/<k>.npy by growing integer k. Raises FileNotFoundError."""
+    listings = sorted((below / "metadata").glob("[0-9]*.npy"), key=lambda path: int(path.stem))
+    if not listings:
+        raise FileNotFoundError(f"pathfinder: no file {below}/metadata/*.npy; {remedy}")
+    return listings
+
+
+def image_files(listings: list[Path]) -> tuple[list[Path], list[int]]:
+    """Image files and labels in the order of the listings.
+
+    Those are plain text in spite of their name: folder, file, index, label and settings per line.
+    Raises ValueError.
+    """
+    paths, labels = [], []
+    for listing in listings:
+        below = listing.parent.parent
+        for line in listing.read_text(encoding="ascii", errors="replace").splitlines():
+            fields = line.split()
+            if len(fields) < 4 or fields[3] not in ("0", "1"):
+                raise ValueError(f"{listing}: no line of Pathfinder's metadata: {line[:80]!r}")
+            path = below / fields[0] / fields[1]
+            if fields[1] == EMPTY.name and path.match(str(EMPTY)) and not path.stat().st_size:
+                continue
+            paths.append(path)
+            labels.append(int(fields[3]))
+    return paths, labels
+
+
+# ------------------------------------------------------------------------------------------------
+# Scenes
 
 
 class Scene:
@@ -120,14 +212,14 @@ class Scene:
 
 
 # ------------------------------------------------------------------------------------------------
-# Files
+# Generating files
 
 
 def write_folder(number: int, root: Path, settings: Settings, seed: int, size: int) -> int:
     """Writes imgs/<number>/ and then its metadata, if that is not there; returns its number of
     images."""
-    table = root / "metadata" / f"{number}.npy"
-    if table.exists():
+    listing = root / "metadata" / f"{number}.npy"
+    if listing.exists():
         return size
     folder = root / "imgs" / str(number)
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,9 +230,9 @@ def write_folder(number: int, root: Path, settings: Settings, seed: int, size: i
         lines.append(f"imgs/{number} sample_{i}.png {i} {scene.label} {settings.continuity} "
                      f"{settings.contour_length} {settings.distractor_length} "
                      f"{settings.paddle_length} {settings.thickness} {scene.margin} 1\n")
-    part = table.with_suffix(".part")
+    part = listing.with_suffix(".part")
     part.write_text("".join(lines), encoding="ascii")
-    part.replace(table)
+    part.replace(listing)
     return size
 
 
@@ -163,7 +255,7 @@ def write(out: Path, args: argparse.Namespace) -> Path:
     """Writes the images that are missing and returns the folder. Raises ValueError."""
     settings = replace(SETTINGS[args.resolution], single_paddles=args.single_paddles,
                        contour_length=args.contour_length)
-    root = out / f"pathfinder{args.resolution}" / SETS[args.contour_length]
+    root = out / f"pathfinder{args.resolution}" / CONTOURS[args.contour_length]
     facts = asdict(settings)
     del facts["contour_length"]  # it is in the folder's name
     claim(root, {"seed": args.seed, "per_folder": args.per_folder, **facts})
@@ -181,47 +273,19 @@ def write(out: Path, args: argparse.Namespace) -> Path:
 # Command line
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR",
-                        help="folder that takes pathfinder32/ or pathfinder128/")
-    parser.add_argument("--resolution", type=int, choices=sorted(SETTINGS), default=32,
-                        help="pixels a side (32)")
-    parser.add_argument("--images", type=int, default=200_000, metavar="N",
-                        help="in all, a multiple of --per-folder (200000)")
-    parser.add_argument("--per-folder", type=int, default=1000, metavar="N",
-                        help="images per folder imgs/<k> (1000)")
-    parser.add_argument("--contour-length", type=int, choices=sorted(SETS), default=14,
-                        help="paddles of a path: the release's three sets, 14 the published (14)")
-    parser.add_argument("--single-paddles", action="store_true",
-                        help="fill the rest of the image with single paddles")
-    parser.add_argument("--seed", type=int, default=0, help="of all random numbers (0)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), metavar="N",
-                        help="processes; the result does not depend on it (all processors)")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
+def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwinds, cleans up
-    try:
+    with orderly_exit("pathfinder.py"), bad_input():
         if min(args.images, args.per_folder, args.workers) < 1 or args.images % args.per_folder:
             raise ValueError("--images must be a multiple of --per-folder, and --workers positive")
-        root = write(args.out, args)
-    except ValueError as error:
-        print(f"pathfinder: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"pathfinder: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("pathfinder: interrupted; run it again to continue", file=sys.stderr)
-        return 130
-    print(f"pathfinder: {args.images} images in {root}")
-    return 0
+        try:
+            root = write(args.out, args)
+        except KeyboardInterrupt:
+            print("pathfinder: interrupted; run it again to continue", file=sys.stderr)
+            raise
+        print(f"pathfinder: {args.images} images in {root}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

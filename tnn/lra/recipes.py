@@ -45,8 +45,8 @@ MODEL_COLUMNS = ("batch", "gpus", "n_layers", "d_model", "expand_tno", "expand_g
                  "dpb_dim", "norm", "dropout")
 TRAINING_COLUMNS = ("lr", "weight_decay", "warmup", "epochs", "dpb_layers")
 BLOCKS = {"script": (SCRIPT_MODEL, SCRIPT_TRAINING, 1), "yaml": (YAML_MODEL, YAML_TRAINING, 4)}
-TASKS = tuple(SCRIPT_MODEL)
 ARCHS = ("tno", "tno2d", "gtu", "gtu2d")
+NORMS = ("layer", "batch", "synbatch", "instance", "simplerms", "none")  # those of norms.py
 TOTAL_STEPS = 50000  # of the cosine, everywhere
 
 DECODERS = {

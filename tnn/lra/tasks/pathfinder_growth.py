@@ -4,7 +4,7 @@ Most attempts run into the border or into one another and are given up: few succ
 32 x 32 pixels, hardly any at 128 x 128. Shapes are therefore tables over whole
 degrees, pixels are indices into flattened arrays, and numpy grows all attempts of a batch in step.
 
-Letters: n attempts, S side of the arrays (the image and `edge` pixels on every side of it), P
+Notation: n attempts, S side of the arrays (the image and `edge` pixels on every side of it), P
 pixels of a square around a paddle's head, R pixels of the circle on which the next head may lie.
 """
 
@@ -15,8 +15,6 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-# Sets of the release by the paddles of a target snake; the published runs are on the hardest.
-SETS = {6: "curv_baseline", 9: "curv_contour_length_9", 14: "curv_contour_length_14"}
 PADDLE_RETRIALS = 2
 SCALE = 2  # antialiasing: paddles are drawn this much larger and reduced
 FULL = 255  # masks are bytes

@@ -1,4 +1,4 @@
-"""Text tasks: ListOps, IMDB and AAN as ids of tokens.
+"""What the text tasks share: texts as ids of tokens.
 
 A text becomes its first l_max - 1 tokens and <eos>. The vocabulary is <pad> <unk> <eos>, then the
 tokens of the training texts (as cut) by falling count, ties by code point.
@@ -9,24 +9,24 @@ format's checksums guard the cache.
 """
 
 import contextlib
-import csv
 import hashlib
 import itertools
 import json
 import os
-import sys
-import tarfile
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
 
-from tnn.lra.data import REMEDIES, SPLIT_SEED, TASKS, Task, collate_text, note
+from tnn.inputs import digest
+from tnn.lra.tasks import TASKS
+from tnn.lra.tasks.task import Task, note
 
 SPLITS = ("train", "val", "test")
 SPECIALS = ("<pad>", "<unk>", "<eos>")
@@ -97,11 +97,6 @@ def count_tokens(texts: Iterable[Tokens], batch: int = 1 << 24) -> dict[str, int
 # Tokenisers
 
 
-def operators_and_digits(text: str) -> list[str]:
-    """ListOps: no parentheses, and ] is called X."""
-    return text.replace("(", "").replace(")", "").replace("]", "X").split()
-
-
 def characters(text: str) -> str:
     return text
 
@@ -112,91 +107,6 @@ def utf8_bytes(text: str) -> str:
 
 
 LEVELS = {"char": characters, "byte": utf8_bytes}
-
-
-# ------------------------------------------------------------------------------------------------
-# Files
-
-
-def tsv_rows(path: Path, columns: int, quoting: str) -> Iterator[list[str]]:
-    """The fields of a tab-separated file's lines, as pandas reads them (`minimal`) or unquoted.
-
-    Raises ValueError for a line with another number of columns, naming it.
-    """
-    csv.field_size_limit(sys.maxsize)  # an article is longer than the 128 KiB allowed by default
-    style = csv.QUOTE_MINIMAL if quoting == "minimal" else csv.QUOTE_NONE
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file, delimiter="\t", quoting=style)
-        try:
-            for fields in filter(None, reader):
-                if len(fields) != columns:
-                    raise ValueError(f"{path}, line {reader.line_num}: {len(fields)} columns, not "
-                                     f"{columns} (--tsv-quoting none if a quote is to blame)")
-                yield fields
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from None
-        except csv.Error as error:
-            raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
-
-
-def label_of(text: str, path: Path, classes: int) -> int:
-    """An integer, perhaps written as a float (aan). Raises ValueError."""
-    with contextlib.suppress(ValueError):
-        if float(text) in range(classes):
-            return int(float(text))
-    raise ValueError(f"{path}: label {text!r} is none of 0 to {classes - 1}")
-
-
-def listops_rows(path: Path, quoting: str) -> Iterator[Row]:
-    rows = tsv_rows(path, 2, quoting)
-    if (header := next(rows, None)) != ["Source", "Target"]:
-        raise ValueError(f"{path}: its first line is {header}, not Source, Target")
-    for source, target in rows:
-        yield (source,), label_of(target, path, TASKS["listops"].classes)
-
-
-def aan_rows(path: Path, quoting: str) -> Iterator[Row]:
-    for label, _, _, first, second in tsv_rows(path, 5, quoting):
-        yield (first, second), label_of(label, path, TASKS["aan"].classes)
-
-
-def reviews(source: Path, split: str) -> list[Row]:
-    """The labelled reviews of train or test, negative ones first, by number.
-
-    source: the folder aclImdb, or a tar of it. Raises ValueError.
-    """
-    found = []
-    try:
-        for name, body in (_in_folder if source.is_dir() else _in_archive)(source, split):
-            number = int(Path(name).stem.split("_")[0])
-            found.append((Path(name).parent.name == "pos", number, body.decode()))
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{source} is damaged ({reason}); {REMEDIES['imdb']}") from None
-    return [((text,), int(label)) for label, _, text in sorted(found)]
-
-
-def _in_folder(folder: Path, split: str) -> Iterator[tuple[str, bytes]]:
-    for path in folder.glob(f"{split}/[np][eo][gs]/*.txt"):
-        yield str(path), path.read_bytes()
-
-
-def _in_archive(path: Path, split: str) -> Iterator[tuple[str, bytes]]:
-    wanted = (f"aclImdb/{split}/neg/", f"aclImdb/{split}/pos/")
-    with tarfile.open(path) as archive:
-        for member in archive:
-            if member.isfile() and member.name.removeprefix("./").startswith(wanted):
-                yield member.name, archive.extractfile(member).read()
-
-
-def find_reviews(folder: Path) -> Path:
-    """aclImdb unpacked, or an archive of it. Raises FileNotFoundError."""
-    names = ("aclImdb", "aclImdb_v1.tar.gz", "aclImdb_labelled.tar.xz")
-    for path in (folder / name for name in names):
-        if path.exists():
-            return path
-    raise FileNotFoundError(f"imdb: {folder} holds none of {', '.join(names)}; ./getdata.sh imdb "
-                            "fetches the archive")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -223,60 +133,34 @@ class Texts(Dataset):
         return *texts, int(self.labels[i])
 
 
-def listops(task: str, folder: Path, args: Namespace) -> Task:
-    files = [folder / f"basic_{split}.tsv" for split in SPLITS]
-    rows = [lambda path=path: listops_rows(path, args.tsv_quoting) for path in files]
-    return text_task(task, folder, files, rows, operators_and_digits, args)
+def collate_text(samples: list[tuple]) -> tuple[Tensor, Tensor, Tensor]:
+    """Samples (text, ..., label) -> x, y, lengths of Task.
 
-
-def aan(task: str, folder: Path, args: Namespace) -> Task:
-    files = [folder / f"new_aan_pairs.{split}.tsv" for split in ("train", "eval", "test")]
-    rows = [lambda path=path: aan_rows(path, args.tsv_quoting) for path in files]
-    return text_task(task, folder, files, rows, LEVELS[args.level], args)
-
-
-def imdb(task: str, folder: Path, args: Namespace) -> Task:
-    """Validates on the test set unless --val-split says otherwise, as the published runs did."""
-    source = find_reviews(folder)
-    files = sorted(source.glob("t*/[np][eo][gs]/*.txt")) if source.is_dir() else [source]
-    rows = [lambda split=split: reviews(source, split) for split in ("train", "test")]
-    loaded = text_task(task, folder, files, rows, LEVELS[args.level], args)
-    if not args.val_split:
-        note("imdb: validation is on the test set, as published, so the choice of the best epoch "
-             "has seen it; --val-split 0.1 holds out training reviews instead")
-        return loaded
-    train, val = held_out(len(loaded.train), args.val_split)
-    whole = loaded.train
-    loaded.train, loaded.val = Subset(whole, train), Subset(whole, val)
-    return loaded
-
-
-def held_out(total: int, share: float) -> tuple[list[int], list[int]]:
-    """Indices for training and validation.
-
-    The draw of Hugging Face's train_test_split(test_size=share, seed=42), over our order of the
-    reviews (negative first, by number); theirs is the order within the archive, so the reviews
-    held out are others.
+    Where a sample has two texts, both halves of the batch get one width; the original padded them
+    apart and crashed when the widths differed.
     """
-    order = np.random.default_rng(SPLIT_SEED).permutation(total)
-    size = int(np.ceil(share * total))
-    return order[size:].tolist(), order[:size].tolist()
+    *texts, labels = zip(*samples, strict=True)
+    flat = [t for column in texts for t in column]
+    x = pad_sequence(flat, batch_first=True).long()  # <pad> is 0
+    return x, torch.tensor(labels), torch.tensor([len(t) for t in flat])
 
 
 def text_task(task: str, folder: Path, files: list[Path],
               rows: Sequence[Callable[[], Iterable[Row]]], tokenise: Callable[[str], Tokens],
               args: Namespace) -> Task:
-    """rows: for train, val, test (or train, test) a function that reads the samples.
+    """The samples of `files` as ids, from the cache if they were read before.
 
-    Raises FileNotFoundError if one of the files is not there.
+    rows: for train, val, test (or train, test) a function that reads the samples. Raises
+    FileNotFoundError if one of the files is not there.
     """
     for path in files:
         if not path.is_file():
-            raise FileNotFoundError(f"{task}: no file {path}; {REMEDIES[task].format(folder)}")
+            raise FileNotFoundError(f"{task}: no file {path}; {TASKS[task].remedy.format(folder)}")
     defaults = TASKS[task]
     l_max, min_freq = args.l_max or defaults.l_max, args.min_freq or defaults.min_freq
     options = [CACHE_FORMAT, task, l_max, min_freq, args.tsv_quoting, args.level]
-    cache = cache_path(folder, task, files, options)
+    inputs = {str(path.relative_to(folder)): digest(path) for path in files}
+    cache = cache_path(folder, task, inputs, options)
     arrays = read_cache(cache)
     if arrays is None:
         arrays = encode_all(rows, tokenise, l_max, min_freq)
@@ -285,7 +169,7 @@ def text_task(task: str, folder: Path, files: list[Path],
              for i in range(len(rows))]
     val = parts[-2] if len(rows) == len(SPLITS) else parts[-1]
     return Task(task, parts[0], val, parts[-1], collate_text, defaults.classes, l_max,
-                itos=json.loads(arrays["itos"].tobytes()))
+                itos=json.loads(arrays["itos"].tobytes()), inputs=inputs)
 
 
 def encode_all(rows: Sequence[Callable[[], Iterable[Row]]], tokenise: Callable[[str], Tokens],
@@ -314,13 +198,13 @@ def encode_all(rows: Sequence[Callable[[], Iterable[Row]]], tokenise: Callable[[
 # Cache
 
 
-def cache_path(folder: Path, task: str, files: list[Path], options: list) -> Path:
-    digest = hashlib.sha256(json.dumps(options).encode())
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(f"{path.parent.name}/{path.name}".encode())
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return folder / f".tnn-lra-{task}-{digest.hexdigest()[:16]}.npz"
+def cache_path(folder: Path, task: str, inputs: dict[str, str], options: list) -> Path:
+    """inputs: SHA-256 of each file by its name in the folder."""
+    key = hashlib.sha256(json.dumps(options).encode())
+    for name, content in inputs.items():
+        path = folder / name
+        key.update(f"{path.parent.name}/{path.name}".encode() + bytes.fromhex(content))
+    return folder / f".tnn-lra-{task}-{key.hexdigest()[:16]}.npz"
 
 
 def read_cache(path: Path) -> dict[str, np.ndarray] | None:
