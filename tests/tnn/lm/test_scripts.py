@@ -31,7 +31,7 @@ def run(script, *arguments, **environment):
     (("length_extrapolation.sh", "tnn_v2_decay_99_pre", "512"), "bash tnn/prepare_lm_data.sh"),
     (("script_glue.sh", "WNLI", "x", "y"), "TASK is one of MNLI"),
     (("script_glue.sh", "RTE", "x", "y"), "python tnn/lm/prepare_glue.py RTE"),
-    (("prepare_lm_data.sh", "nowhere", "out"), "no wiki.train.raw"),
+    (("prepare_lm_data.sh", "nowhere", "out"), "there is no folder nowhere"),
 ])
 def test_one_line_and_exit_code_2(call, said, tmp_path):
     done = run(*call, DATA_DIR=str(tmp_path / "none"), CKPT_DIR=str(tmp_path))
