@@ -1,7 +1,7 @@
 """TNN-ViT tiny, a training step on 8 images of 224 x 224: against the plain form, and DeiT-tiny.
 
     python benchmarks/tnn_im.py [--threads 1 2] [--repeats 15]
-    python benchmarks/tnn_im.py --lengths 14 32 64 128      dense or FFT: mixing.DENSE_UP_TO
+    python benchmarks/tnn_im.py --lengths 14 32 64 128      dense or FFT: DENSE_UP_TO
 
 The plain form is the model as the paper's code computes it: the same weights, Toeplitz products by
 FFT of length 2n along the strided axes, every operation by autograd. DeiT-tiny is timm's, with its
@@ -23,11 +23,11 @@ import timm
 import torch
 from torch.nn.functional import cross_entropy
 
-from tnn.im.model import Gtu2d, TnnVit, build, channels_first, stacked_matrices
-from tnn.network import grid as mixing
+from harness.machine import keep_freed_memory
+from tnn.im.model import Gtu2d, TnnVit, build, stacked_channels_first, stacked_matrices
+from tnn.network.fused import gated_grid
 from tnn.network.glu import GLU
 from tnn.network.norms import rms_normalized
-from tnn.runs import keep_freed_memory
 
 ARCH = "tnn_vit_e3g1_tiny_rpe_l1_90_prenorm"
 
@@ -111,12 +111,12 @@ def compare_lengths(lengths: list[int], repeats: int) -> None:
         x = torch.randn(n, batch, n, 64).transpose(0, 1).requires_grad_()
 
         def dense(unit=unit, x=x, n=n, batch=batch):
-            z = channels_first(x.transpose(0, 1).flatten(0, 2), unit.u_proj, unit.v_proj)
+            z = stacked_channels_first(x.transpose(0, 1).flatten(0, 2), unit.u_proj, unit.v_proj)
             T = [stacked_matrices([toep], n)[0] for toep in (unit.toep2, unit.toep1)]
-            return mixing.gated(z.view(2, -1, n, batch, n), *T)
+            return gated_grid(z.view(2, -1, n, batch, n), *T)
 
         def fft(unit=unit, x=x, n=n, batch=batch):
-            z = channels_first(x.transpose(0, 1).flatten(0, 2), unit.u_proj, unit.v_proj)
+            z = stacked_channels_first(x.transpose(0, 1).flatten(0, 2), unit.u_proj, unit.v_proj)
             return unit._gated_by_fft(z.view(2, -1, n, batch, n))
 
         seconds = {"dense": [], "FFT": []}

@@ -5,8 +5,8 @@
 The plain form is the equation by FFT as the paper's code computes it: transforms of length 2n along
 the strided sequence axis, gradients by autograd. Both run in one process, in turn, on the same
 numbers; the largest difference of outputs and gradients is printed. --dense compares short lengths
-with the dense product, which is how tnn.network.toeplitz.DENSE_UP_TO was chosen; --cut compares all lags
-with those that decay has not made vanish, decay included, as for tnn.network.tno.SHORTEST_CUT.
+with the dense product, which is how DENSE_UP_TO of tnn/network/toeplitz.py was chosen; --cut
+compares all lags with those that decay has not made vanish, decay included.
 """
 
 import argparse
@@ -21,7 +21,7 @@ if __package__ in (None, ""):
 import torch
 
 from tnn.network import toeplitz as operator
-from tnn.network.tno import lags_until, powers
+from tnn.network.toeplitz_operator import lags_until, powers
 
 HEADS, CHANNELS, TOKENS = 1, 1536, 4096  # the published layer; batch = TOKENS / n, at least 1
 
@@ -49,7 +49,7 @@ def median(values):
 def cut_forms(n: int) -> dict:
     """{name: product of x and coefficients without decay}"""
     lags = min(lags_until(0.99), n)
-    damping = powers(torch.full((HEADS, 1, CHANNELS), 0.99), n)
+    damping = powers(torch.full((HEADS, CHANNELS), 0.99), n)
     return {"all lags": lambda x, r: operator.toeplitz_product(x, r * damping),
             "cut": lambda x, r: operator.toeplitz_product(x, r[:, :lags] * damping[:, :lags],
                                                           lags=lags)}

@@ -114,6 +114,14 @@ def test_incremental_decoding_equals_the_whole():
         torch.testing.assert_close(logits[:, -1], expected[:, -1], atol=1e-5, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_a_layer_batch_first():
+    """generate.py calls the layers so."""
+    _, model = parsed("--arch", "tnn_v2_decay_99_pre", *SMALL)
+    layer, x = model.eval().decoder.layers[0], torch.randn(7, 2, 16)
+    assert torch.equal(layer.batch_first(x.transpose(0, 1)), layer(x)[0].transpose(0, 1))
+
+
 def test_no_mask_is_built():
     _, model = parsed("--arch", "tnn_v2_decay_99_pre", *SMALL)
     model(torch.randint(4, 90, (1, 30)))
@@ -140,6 +148,33 @@ def test_masked_padding():
         for call in ({}, {"classification_head_name": "h"}):
             short, long = model(tokens, **call)[0], model(longer, **call)[0]
             assert torch.allclose(short, long if call else long[:, :12], atol=1e-4) == mask
+
+
+def test_classification_head_has_fairseqs_draws():
+    """The same parameters as RobertaModel's, from the same seed, pooled over all positions."""
+    model = roberta()
+    args, heads = model.args, []
+    for register in (type(model).register_classification_head,
+                     fairseq_roberta.RobertaModel.register_classification_head):
+        torch.manual_seed(4)
+        register(model, "h", 3, 5)
+        heads.append(model.classification_heads["h"].eval())
+    ours, theirs = heads
+    assert type(ours) is tnn_roberta.MeanClassificationHead
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert (ours.dropout.p, ours.activation_fn) == (theirs.dropout.p, theirs.activation_fn)
+    assert args.pooler_dropout == ours.dropout.p
+    x = torch.randn(2, 4, 16)
+    assert torch.equal(ours(x), theirs(x.mean(1, keepdim=True)))
+
+
+def test_head_registered_again_with_other_sizes_is_logged(caplog):
+    model = roberta()
+    model.register_classification_head("h", 3)
+    model.register_classification_head("h", 2)
+    assert "re-registering head 'h'" in caplog.text
+    assert model.classification_heads["h"].out_proj.out_features == 2
 
 
 def test_masked_padding_tames_the_first_gradients():

@@ -1,6 +1,6 @@
 """The autoregressive TNN on fairseq's transformer decoder: tnn_v2_decay_99_pre and its relatives.
 
-Letters: T time, B batch, C channels.
+Notation: T time, B batch, C channels.
 """
 
 from fairseq import options as fairseq_options
@@ -36,7 +36,12 @@ class DecoderLayer(TnnBlock):
             if memory is None:
                 memory = Window(self.self_attn.gtu.toep, self.longest)
                 incremental_state[self._key] = memory
-        return super().forward(x.transpose(0, 1), memory=memory).transpose(0, 1), None, None
+        return self.batch_first(x.transpose(0, 1), memory).transpose(0, 1), None, None
+
+    def batch_first(self, x, memory=None):
+        """TnnBlock's own call: x (B, T, C) -> (B, T, C); memory (recurrence.py) continues a
+        sequence whose earlier positions it has seen."""
+        return super().forward(x, memory=memory)
 
     def reorder_incremental_state(self, incremental_state, new_order):
         """Beam search keeps these sequences; fairseq calls it on every module that has it."""

@@ -1,7 +1,9 @@
 """The bidirectional TNN on fairseq's RoBERTa: roberta_tnn_v2_decay_99 and roberta_tnn_decay_99.
 
-Letters: T time, B batch, C channels.
+Notation: T time, B batch, C channels.
 """
+
+import logging
 
 from fairseq.models import register_model, register_model_architecture
 from fairseq.models.roberta import RobertaEncoder, RobertaModel
@@ -14,6 +16,8 @@ from fairseq.utils import safe_getattr
 from tnn.fairseq_plugin.options import block_options, set_defaults
 from tnn.lm.architectures import MASKED_ARCHITECTURES, MASKED_COMMON
 from tnn.network.block import TnnBlock
+
+logger = logging.getLogger(__name__)
 
 
 class EncoderLayer(TnnBlock):
@@ -95,9 +99,20 @@ class RobertaTnn(RobertaModel):
         return self.classification_heads[head](x, padding), extra
 
     def register_classification_head(self, name, num_classes=None, inner_dim=None, **kwargs):
-        super().register_classification_head(name, num_classes, inner_dim, **kwargs)
-        # The same parameters, drawn in the same order, pooled in another way.
-        self.classification_heads[name].__class__ = MeanClassificationHead
+        """A head under that name, in place of one that has it; fairseq calls this when it loads a
+        checkpoint. Parameters and draws are RobertaModel's, whose method has its class built in."""
+        args, width = self.args, self.args.encoder_embed_dim
+        if name in self.classification_heads:
+            old = self.classification_heads[name]
+            sizes = old.out_proj.out_features, old.dense.out_features
+            if sizes != (num_classes, inner_dim):
+                logger.warning("re-registering head %r with num_classes %s and inner_dim %s (prev: "
+                               "%s, %s)", name, num_classes, inner_dim, *sizes)
+        self.classification_heads[name] = MeanClassificationHead(
+            input_dim=width, inner_dim=inner_dim or width, num_classes=num_classes,
+            activation_fn=args.pooler_activation_fn, pooler_dropout=args.pooler_dropout,
+            q_noise=args.quant_noise_pq, qn_block_size=args.quant_noise_pq_block_size,
+            do_spectral_norm=args.spectral_norm_classification_head)
 
 
 @register_model("roberta_tnn")

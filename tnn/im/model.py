@@ -1,41 +1,53 @@
 """The vision model: patches, gated Toeplitz units over both axes of the image, gated linear units
 (section 4.3 of the paper, in the frame of DeiT).
 
-Letters: b batch, H x W grid of patches, D width, E inner width, C channels per head, h heads,
-p patch size. Activations are (b, H, W, D); in memory the batch lies between H and W (mixing.py).
+Notation: b batch, H x W grid of patches, N = H b W tokens, D width, E inner width, h heads, L
+coefficients. Activations are (b, H, W, D); in memory the batch lies between H and W (grid.py).
 """
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from tnn.im.pointwise import norm_named, silu_product
+from tnn.im.architectures import arguments_of
 from tnn.network.activations import activation
+from tnn.network.fused import gated_grid, silu_product
 from tnn.network.glu import GLU
-from tnn.network.grid import DENSE_UP_TO, gated, mixed, toeplitz_rows
+from tnn.network.grid import along_both, mixed, toeplitz_rows
+from tnn.network.kept import KeepingModule
+from tnn.network.norms import norm_by_hand
 from tnn.network.tno import Tno
-from tnn.network.toeplitz import toeplitz_product
 
 RPE_ACTS = ("relu", "silu")
+# Longer lines go by FFT. Matrices are faster up to 128 patches, but all layers' are made at once
+# and take 100 MB a layer there: python benchmarks/tnn_im.py --lengths.
+DENSE_UP_TO = 64
+
+
+def image_name(act: str) -> str:
+    """Our name of an activation of the image code, whose exp is the plain exponential."""
+    return "exp_plain" if act == "exp" else act
 
 
 class Patches(nn.Module):
-    """Images (b, c, H p, W p) -> patches (b, H, W, p p c), the channel fastest."""
+    """Images (b, c, H p, W p) -> patches (b, H, W, p p c), p = size, the channel fastest."""
 
     def __init__(self, size: int):
         super().__init__()
         self.size = size
 
     def forward(self, images: Tensor) -> Tensor:
-        p = self.size
+        side = self.size
         b, c, height, width = images.shape
-        if height % p or width % p:
-            raise ValueError(f"images of {height} x {width} pixels are not made of patches of {p}")
-        grid = images.view(b, c, height // p, p, width // p, p).permute(2, 0, 4, 3, 5, 1)
-        return grid.flatten(3).transpose(0, 1)  # (b, H, W, p p c)
+        if height % side or width % side:
+            raise ValueError(f"images of {height} x {width} pixels are not made of patches of "
+                             f"{side}")
+        grid = images.view(b, c, height // side, side, width // side, side)
+        # the batch between H and W, once and for all (grid.py)
+        return grid.permute(2, 0, 4, 3, 5, 1).flatten(3).transpose(0, 1)  # (b, H, W, p p c)
 
 
-def channels_first(tokens: Tensor, *layers: nn.Linear) -> Tensor:
+def stacked_channels_first(tokens: Tensor, *layers: nn.Linear) -> Tensor:
     """tokens (N, D) -> the layers' outputs one below the other, channels first (sum of widths, N):
     one product, and no transposition for what mixes along the tokens."""
     weight = torch.cat([layer.weight for layer in layers])
@@ -45,35 +57,28 @@ def channels_first(tokens: Tensor, *layers: nn.Linear) -> Tensor:
     return torch.addmm(bias.unsqueeze(1), weight, tokens.t())
 
 
-class _Coefficients(nn.Module):
-    """Tno.coefficients as a module's forward, for functional_call."""
-
-    def __init__(self, toep: Tno):
-        super().__init__()
-        self.toep = toep
-
-    def forward(self, n: int) -> Tensor:
-        return self.toep.coefficients(n)
-
-
 def stacked_matrices(toeps: list[Tno], n: int) -> Tensor:
     """The matrices (k, E, n, n) of k operators of the same kind, all position encoders at once:
     they are small, and one after the other take longer than what they compute."""
+    first = toeps[0]
     if len(toeps) == 1:
-        t = toeps[0].coefficients(n)[None]
-    else:
-        weights = {f"toep.{name}": torch.stack([toep.get_parameter(name) for toep in toeps])
-                   for name, _ in toeps[0].named_parameters()}
-        one = _Coefficients(toeps[0])
-        t = vmap(lambda w: functional_call(one, w, (n,)))(weights)  # (k, h, L, d)
-    return toeplitz_rows(t.transpose(-1, -2).flatten(1, 2), n)
+        return toeplitz_rows(first.kernel(n), n)[None]
+    lags = first.lag_list(0, n, first.rpe.pos_proj.weight.device)
+    positions = first.positions(lags, n)
+    weights = {name: torch.stack([toep.rpe.get_parameter(name) for toep in toeps])
+               for name, _ in first.rpe.named_parameters()}
+    r = vmap(lambda w: functional_call(first.rpe, w, (positions,)))(weights)  # (k, L, E)
+    damping = [toep.damping(n) for toep in toeps]
+    t = first.activated(r if damping[0] is None else r * torch.stack(damping))
+    return toeplitz_rows(t.mT, n)
 
 
 class Gtu2d(nn.Module):
     """The gated Toeplitz unit on a grid: o( norm?( u * (T2 along H of v + T1 along W of v) ) ),
     u = act(u_proj x), v = act(v_proj x); x (b, H, W, D) -> the same. Arguments as tnn.Gtu's.
 
-    Raises ValueError for resi_param (the original fails with it) and rpe_act other than relu, silu.
+    Raises ValueError for resi_param (the original fails with it), an rpe_act other than relu and
+    silu, and unknown names.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, bias: bool = True, act_fun: str = "silu",
@@ -89,21 +94,23 @@ class Gtu2d(nn.Module):
         if rpe_act not in RPE_ACTS:
             raise ValueError(f"rpe_act is {' or '.join(RPE_ACTS)}, not {rpe_act}")
         inner = int(expand_ratio * embed_dim) // num_heads * num_heads
-        self.act, self.is_silu, self.normalize = activation(act_fun), act_fun == "silu", normalize
+        self.act, self.is_silu = activation(image_name(act_fun)), act_fun == "silu"
+        self.normalize = normalize
         # The order of construction decides what a seed draws.
         self.v_proj = nn.Linear(embed_dim, inner, bias=bias)
         self.u_proj = nn.Linear(embed_dim, inner, bias=bias)
         self.o = nn.Linear(inner, embed_dim, bias=bias)
         tno = (num_heads, inner // num_heads, rpe_embedding, causal, use_decay, use_multi_decay,
-               residual, rpe_act, par_type, gamma, bias, act_type, rpe_layers, norm_type)
+               residual, rpe_act, par_type, gamma, bias, image_name(act_type), rpe_layers,
+               norm_type)
         self.toep1, self.toep2 = Tno(*tno), Tno(*tno)
-        self.norm = norm_named(norm_type, inner) if use_norm else None
+        self.norm = norm_by_hand(norm_type, inner) if use_norm else None
 
     def forward(self, x: Tensor, matrices: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """matrices: those of toep2 (E, H, H) and toep1 (E, W, W), where they are known."""
         b, H, W, _ = x.shape
         tokens = x.transpose(0, 1).flatten(0, 2)              # (N, D), a view if x lies as promised
-        z = channels_first(tokens, self.u_proj, self.v_proj).view(2, -1, H, b, W)
+        z = stacked_channels_first(tokens, self.u_proj, self.v_proj).view(2, -1, H, b, W)
         if max(H, W) > DENSE_UP_TO:
             y = self._gated_by_fft(z)
         else:
@@ -121,7 +128,7 @@ class Gtu2d(nn.Module):
 
     def _gated_by_matrices(self, z, T_H, T_W):
         if self.is_silu:
-            return gated(z, T_H, T_W)
+            return gated_grid(z, T_H, T_W)
         u, v = self.act(z).unbind(0)
         with torch.autocast(z.device.type, enabled=False):
             return u * mixed(v.to(T_H.dtype), T_H, T_W)
@@ -129,29 +136,23 @@ class Gtu2d(nn.Module):
     def _gated_by_fft(self, z):
         """For lines too long for matrices."""
         u, v = self.act(z).unbind(0)  # (E, H, b, W)
-        y = 0
-        for toep, dim in ((self.toep2, -3), (self.toep1, -1)):
-            t = toep.coefficients(v.shape[dim]).transpose(-1, -2).flatten(0, 1)  # (E, L)
-            t = t[:, None, None, :].movedim(-1, dim)
-            part = toeplitz_product(v, t, dim)
-            if self.normalize:
-                part = part / toeplitz_product(v.new_ones(v.shape[1:]), t, dim)
-            y = y + part
-        return u * y
+        with torch.autocast(z.device.type, enabled=False):
+            v = v.to(self.v_proj.weight.dtype)
+            return u * along_both(v, self.toep2, self.toep1, self.normalize, DENSE_UP_TO)
 
 
 class FusedGLU(GLU):
     """tnn.GLU on a grid (b, H, W, D), with both projections in one product."""
 
     def __init__(self, width: int, hidden: int, act_fun: str = "silu"):
-        super().__init__(width, hidden, act_fun)
+        super().__init__(width, hidden, image_name(act_fun))
         self.is_silu = act_fun == "silu"
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.is_silu:
             return super().forward(x)
         b, H, W, _ = x.shape
-        z = channels_first(x.transpose(0, 1).flatten(0, 2), self.l1, self.l2)  # (2 G, N)
+        z = stacked_channels_first(x.transpose(0, 1).flatten(0, 2), self.l1, self.l2)  # (2 G, N)
         return self.l3(silu_product(z).t()).view(H, b, W, -1).transpose(0, 1)
 
 
@@ -172,9 +173,9 @@ class Block(nn.Module):
         self.token_mixer = Gtu2d(dim, num_heads, expand_ratio=expand_ratio, use_decay=use_decay,
                                  use_multi_decay=use_multi_decay, rpe_layers=rpe_layers,
                                  rpe_embedding=rpe_embedding, gamma=gamma)
-        self.token_norm = norm_named(norm_type, dim)
+        self.token_norm = norm_by_hand(norm_type, dim)
         self.feature_mixer = FusedGLU(dim, glu_dim, glu_act)
-        self.feature_norm = norm_named(norm_type, dim)
+        self.feature_norm = norm_by_hand(norm_type, dim)
 
     def forward(self, x: Tensor, matrices: tuple[Tensor, Tensor] | None = None) -> Tensor:
         x = self._residual(x, self.token_norm, self.token_mixer, matrices)
@@ -188,7 +189,7 @@ class Block(nn.Module):
         return x + y
 
 
-class TnnVit(nn.Module):
+class TnnVit(KeepingModule):
     """Images (b, in_chans, H p, W p) -> logits (b, num_classes).
 
     Arguments have the original's spelling. Without use_pos any H and W do, whatever img_size.
@@ -219,9 +220,8 @@ class TnnVit(nn.Module):
                   use_decay, use_multi_decay, gamma, rpe_layers, prenorm,
                   stochastic_depth=stochastic_depth * i / max(depth - 1, 1))
             for i in range(depth))
-        self.head = nn.Sequential(norm_named("simplermsnorm", embed_dim),
+        self.head = nn.Sequential(norm_by_hand("simplermsnorm", embed_dim),
                                   nn.Linear(embed_dim, num_classes))
-        self._kept = None  # (key, matrices) of the last grid, in evaluation
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(b, D): the mean over all tokens."""
@@ -236,14 +236,12 @@ class TnnVit(nn.Module):
         return x.mean((1, 2))
 
     def _matrices(self, H, W):
-        """A pair for each layer; without gradients kept until weights or grid change."""
+        """A pair for each layer; in evaluation without gradients kept until weights or grid
+        change (kept.py)."""
         if self.training or torch.is_grad_enabled():
             return self._new_matrices(H, W)
-        key = (H, W, *((w.data_ptr(), 0 if w.is_inference() else w._version)
-                       for layer in self.layers for w in layer.token_mixer.parameters()))
-        if self._kept is None or self._kept[0] != key:
-            self._kept = key, self._new_matrices(H, W)
-        return self._kept[1]
+        weights = [w for layer in self.layers for w in layer.token_mixer.parameters()]
+        return self.kept.get("matrices", (H, W), weights, lambda: self._new_matrices(H, W))
 
     def _new_matrices(self, H, W):
         columns = [layer.token_mixer.toep2 for layer in self.layers]
@@ -253,14 +251,6 @@ class TnnVit(nn.Module):
             return list(zip(T[:len(rows)], T[len(rows):], strict=True))
         return list(zip(stacked_matrices(columns, H).unbind(0), stacked_matrices(rows, W).unbind(0),
                         strict=True))
-
-    def train(self, mode: bool = True):
-        self._kept = None
-        return super().train(mode)
-
-    def _load_from_state_dict(self, *args, **kwargs):
-        self._kept = None
-        super()._load_from_state_dict(*args, **kwargs)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.forward_features(images))
@@ -272,31 +262,7 @@ class TnnVit(nn.Module):
         self.head[1] = nn.Linear(int(old.shape[1]), num_classes, device=old.device, dtype=old.dtype)
 
 
-def _arch(dim, gamma, rpe=48, prenorm=True, patch=16):
-    return {"patch_size": patch, "embed_dim": dim, "rpe_embdding": rpe, "num_heads": 1,
-            "glu_dim": dim, "depth": 12, "expand_ratio": 3, "use_pos": False, "use_decay": True,
-            "gamma": gamma, "rpe_layers": 1, "prenorm": prenorm}
-
-
-# Without their prefix, tnn_vit_ or tno_vit_.
-ARCHITECTURES = {
-    "e3g1_tiny_rpe_l1_95": _arch(192, 0.95, prenorm=False),
-    "e3g1_tiny_rpe_l1_95_prenorm": _arch(192, 0.95),
-    "e3g1_tiny_rpe_l1_90_prenorm": _arch(192, 0.9),
-    "e3g1_small_rpe_l1_90_prenorm": _arch(384, 0.9),
-    "e3g1_small_rpe_l1_95_prenorm": _arch(384, 0.95),
-    "e3g1_small_rpe_l1_90_prenorm_large_rpe": _arch(384, 0.9, rpe=64),
-    "e3g1_large_rpe_l1_90_prenorm": _arch(512, 0.9),
-    "e3g1_large_rpe_l1_90_prenorm_p14": _arch(512, 0.9, patch=14),
-    "e3g1_big_rpe_l1_90_prenorm": _arch(768, 0.9),
-}
-
-
 def build(name: str, **options) -> TnnVit:
     """The architecture of that name; `options` are further or other arguments of TnnVit. Raises
     ValueError for an unknown name."""
-    bare = name.removeprefix("tnn_vit_").removeprefix("tno_vit_")
-    if bare == name or bare not in ARCHITECTURES:
-        raise ValueError(f"no model {name}; there are " +
-                         ", ".join(f"tnn_vit_{known}" for known in ARCHITECTURES))
-    return TnnVit(**(ARCHITECTURES[bare] | options))
+    return TnnVit(**(arguments_of(name) | options))

@@ -64,7 +64,7 @@ class DecoderLM:
         x = d.embed_scale * d.embed_tokens(tokens)
         x = x if d.project_in_dim is None else d.project_in_dim(x)
         for layer, memory in zip(d.layers, memories or [None] * len(d.layers), strict=True):
-            x = super(type(layer), layer).forward(x, memory=memory)
+            x = layer.batch_first(x, memory)
         x = x if d.layer_norm is None else d.layer_norm(x)
         return d.output_layer(x if d.project_out_dim is None else d.project_out_dim(x))
 

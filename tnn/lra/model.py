@@ -1,6 +1,6 @@
 """The classifier of the Long Range Arena: encoder, blocks of Toeplitz units and GLUs, decoder.
 
-Letters: b batch, n length, D width, V vocabulary. State_dict keys and their order are the
+Notation: b batch, n length, D width, V vocabulary. State_dict keys and their order are the
 original's.
 """
 

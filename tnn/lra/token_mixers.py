@@ -1,6 +1,6 @@
 """Token mixers: gated Toeplitz units in one and two dimensions (section 3.1).
 
-Letters: b batch, n length, D width, E = ratio * D rounded down to a multiple of the heads; H W the
+Notation: b batch, n length, D width, E = ratio * D rounded down to a multiple of the heads; H W the
 grid. Inside a unit channels come first, (b, E, n) or (E, H, b, W), so that transforms and matrices
 run along contiguous axes; the projections read and write the transposed layout at no cost.
 """
@@ -11,11 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tnn.lra.toeplitz import Toeplitz, lra_activation
-from tnn.network.fused import activated, channels_first, channels_last, dropout, gated
+from tnn.lra.toeplitz import MORE_ACTIVATIONS, Toeplitz
+from tnn.network.activations import activation
+from tnn.network.fused import (
+    activated,
+    channels_first,
+    channels_last,
+    dropout,
+    gated_output,
+)
+from tnn.network.grid import along_both, along_columns, along_rows
 from tnn.network.norms import norm
-
-DENSE_UP_TO = 256  # along axes up to this length the 2-D unit multiplies dense Toeplitz matrices
 
 
 class TNO(nn.Module):
@@ -40,7 +46,8 @@ class TNO(nn.Module):
                  token_shift_type: int = -1, tno_type: int = 1, tno_H: int = 32, tno_W: int = 32,
                  key: str = "dpb"):
         super().__init__()
-        self.act, self.dropout, self.normalize = lra_activation(act_fun), dropout, normalize
+        self.act, self.dropout = activation(act_fun, MORE_ACTIVATIONS), dropout
+        self.normalize = normalize
         self.published = act_fun == "silu" and not use_norm  # what fused.py covers
         self.shift, self.tno_type, self.grid = token_shift_type, tno_type, (tno_H, tno_W)
         inner = int(tno_expand_ratio * d_model) // n_heads * n_heads
@@ -74,7 +81,7 @@ class TNO(nn.Module):
         v = self._values(x)  # (b, E, n)
         if padding is not None:
             v = v.masked_fill(padding.unsqueeze(1), 0)
-        return self._gated(x, self.toep.rows(v, self.normalize), 0.0)
+        return self._gated(x, self.toep.mix(v, self.normalize), 0.0)
 
     def _values(self, x):
         """act(v_proj x), channels first."""
@@ -82,11 +89,11 @@ class TNO(nn.Module):
             return activated(x, self.v_proj)
         return self.act(channels_first(x, self.v_proj))
 
-    def _gated(self, x, m, p):
+    def _gated(self, x, m, rate):
         """o( norm?( act(u_proj x) * drop(m) ) )."""
         if self.published:
-            return gated(x, m, self.u_proj, self.o, p)
-        y = self.act(channels_first(x, self.u_proj)) * dropout(m, p)
+            return gated_output(x, m, self.u_proj, self.o, rate)
+        y = self.act(channels_first(x, self.u_proj)) * dropout(m, rate)
         if self.norm is not None:
             y = self.norm(y.transpose(1, 2)).transpose(1, 2)
         return channels_last(y, self.o)
@@ -134,24 +141,9 @@ class TNO2d(TNO):
     def _mix(self, v):
         """v (E, H, b, W) -> the same shape."""
         if self.tno_type == 6:
-            return self._along_columns(v) + self._along_rows(v)
-        m = self._along_columns(self._along_rows(v))
+            return along_both(v, self.toep2, self.toep1, self.normalize)
+        m = along_columns(along_rows(v, self.toep1, self.normalize), self.toep2, self.normalize)
         return 2 * m if self.tno_type == 4 else m
-
-    def _along_rows(self, v):
-        w = v.shape[-1]
-        if w <= DENSE_UP_TO:
-            matrix = self.toep1.matrix(w, self.normalize)
-            return torch.bmm(v.flatten(1, 2), matrix.transpose(1, 2)).view(v.shape)
-        return self.toep1.rows(v.flatten(1, 2).transpose(0, 1), self.normalize).transpose(
-            0, 1).reshape(v.shape)
-
-    def _along_columns(self, v):
-        h = v.shape[1]
-        if h <= DENSE_UP_TO:
-            return torch.bmm(self.toep2.matrix(h, self.normalize), v.flatten(2)).view(v.shape)
-        return self.toep2.rows(v.permute(2, 3, 0, 1).flatten(0, 1), self.normalize).unflatten(
-            0, (-1, v.shape[-1])).permute(2, 3, 0, 1)
 
 
 def gtu_arguments(expand_ratio: float = 2, rpe_embedding: int = 512, rpe_layers: int = 3,

@@ -1,4 +1,9 @@
-"""The element-wise functions that the original offers by name."""
+"""The element-wise functions that the originals offer by name.
+
+The code bases agree on all names but one: "exp". The fork of fairseq takes exp(x - max), and so
+does this table, which the language models use; tnn-pytorch and the image models take the plain
+exponential, here "exp_plain".
+"""
 
 from collections.abc import Callable
 
@@ -30,16 +35,25 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": F.elu,
     "sigmoid": torch.sigmoid,
     "exp": shifted_exp,
-    "exp_plain": torch.exp,  # what tnn-pytorch calls exp
+    "exp_plain": torch.exp,
     "leak": F.leaky_relu,
     "1+elu": elu_plus_one,
     "2+elu": elu_plus_two,
     "silu": F.silu,
     "sine": torch.sin,
+    "none": identity,
+    "None": identity,
 }
 
 
-def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The function of that name; any other name is the identity, as in the original, where
-    "none" and "None" stand for it."""
-    return ACTIVATIONS.get(name, identity)
+def activation(name: str, more: dict[str, Callable[[Tensor], Tensor]] | None = None
+               ) -> Callable[[Tensor], Tensor]:
+    """The function of that name; `more` are names that only one code base has.
+
+    Raises ValueError for any other name. The originals take the identity for it, so that a typo
+    trains another model.
+    """
+    known = ACTIVATIONS | (more or {})
+    if name not in known:
+        raise ValueError(f"activation {name!r} is not one of {', '.join(known)}")
+    return known[name]

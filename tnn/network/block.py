@@ -1,5 +1,8 @@
 """One layer of the language models: token mixer, channel mixer, norms and residuals (section 3.1,
-figure 2). Letters: b batch, n length, e width."""
+figure 2).
+
+Notation: b batch, n length, e width.
+"""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

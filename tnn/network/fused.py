@@ -1,15 +1,20 @@
-"""The position-wise parts of a block on a CPU, some positions at a time, so that what lies between
-two matrix products stays in the cache; gradients by hand. Elsewhere, and for the cases that are
-not covered, the plain form: the same equations as PyTorch operations.
+"""The silu gates of the units with their gradients by hand, some positions or channels at a time.
 
-Letters: b batch, n length, N = b n positions, D width, E and G inner widths. `p` is the rate of a
-dropout, 0 outside training.
+What lies between two matrix products is element-wise: it costs memory traffic, not arithmetic. In
+pieces that fit a core's cache it costs next to nothing; autograd of the same formulas writes each
+intermediate over the whole batch and keeps it. On a GPU, under autocast and while compiling the
+plain form is used, the same equations as PyTorch operations.
+
+Notation: b batch, n length, N = b n positions, D width, E and G inner widths, C channels, H x W
+grid; `rate` is that of a dropout, 0 outside training. All functions are differentiable once.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
+
+from tnn.network.grid import mixed, mixed_plain
 
 silu_backward = torch.ops.aten.silu_backward  # (gradient of silu(a), a) -> gradient of a
 CACHE = 1 << 18  # floats of the widest array of a piece (by measurement, one core)
@@ -22,43 +27,45 @@ def use_fused(x: Tensor) -> bool:
 
 
 # ------------------------------------------------------------------------------------- dropout
-def dropout(x: Tensor, p: float) -> Tensor:
+def dropout(x: Tensor, rate: float) -> Tensor:
     """F.dropout, at a tenth of its cost on a CPU (see random_bits)."""
-    if not p or not use_fused(x):
-        return F.dropout(x, p)
-    return x * keep_mask(random_bits(x.numel(), p), p, x.dtype).view(x.shape)
+    if not rate or not use_fused(x):
+        return F.dropout(x, rate)
+    return x * keep_mask(random_bits(x.numel(), rate), rate, x.dtype).view(x.shape)
 
 
-def add_dropped(x: Tensor, y: Tensor, p: float) -> Tensor:
+def add_dropped(x: Tensor, y: Tensor, rate: float) -> Tensor:
     """x + dropout(y)."""
-    if not p or not use_fused(x):
-        return x + F.dropout(y, p)
-    return torch.addcmul(x, y, keep_mask(random_bits(y.numel(), p), p, y.dtype).view(y.shape))
+    if not rate or not use_fused(x):
+        return x + F.dropout(y, rate)
+    mask = keep_mask(random_bits(y.numel(), rate), rate, y.dtype)
+    return torch.addcmul(x, y, mask.view(y.shape))
 
 
-def random_bits(count: int, p: float) -> Tensor | None:
-    """`count` random int16, four from each draw of 64 bits; None if nothing is dropped."""
-    if not p:
+def random_bits(count: int, rate: float) -> Tensor | None:
+    """`count` random int16, four from each draw of 64 bits; None if nothing is dropped. F.dropout
+    draws once for each element, which is where its time goes."""
+    if not rate:
         return None
     draws = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-2**63, None)
     return draws.view(torch.int16)[:count]
 
 
-def keep_mask(bits: Tensor, p: float, dtype: torch.dtype) -> Tensor:
-    """0 with probability p, rounded to a multiple of 2^-16, else what makes the mean 1."""
-    kept = 65536 - round(p * 65536)
+def keep_mask(bits: Tensor, rate: float, dtype: torch.dtype) -> Tensor:
+    """0 with probability `rate`, rounded to a multiple of 2^-16, else what makes the mean 1."""
+    kept = 65536 - round(rate * 65536)
     return bits.to(dtype).lt_(kept - 32768).mul_(65536 / kept)
 
 
 # ----------------------------------------------------------------------------------- functions
-def glu(x: Tensor, l1: nn.Linear, l2: nn.Linear, l3: nn.Linear, p: float) -> Tensor:
+def glu(x: Tensor, l1: nn.Linear, l2: nn.Linear, l3: nn.Linear, rate: float) -> Tensor:
     """l3( drop(silu(l1 x)) * l2 x ): x (b, n, D) -> the same shape."""
     if not use_fused(x):
-        return l3(F.dropout(F.silu(l1(x)), p) * l2(x))
+        return l3(F.dropout(F.silu(l1(x)), rate) * l2(x))
     weights = torch.cat([l1.weight, l2.weight]), joined(l1.bias, l2.bias)
     rows = x.reshape(-1, x.shape[-1])
-    bits = random_bits(len(rows) * l1.out_features, p)
-    return _Glu.apply(rows, *weights, l3.weight, l3.bias, bits, p).view(x.shape)
+    bits = random_bits(len(rows) * l1.out_features, rate)
+    return _Glu.apply(rows, *weights, l3.weight, l3.bias, bits, rate).view(x.shape)
 
 
 def activated(x: Tensor, linear: nn.Linear) -> Tensor:
@@ -68,12 +75,29 @@ def activated(x: Tensor, linear: nn.Linear) -> Tensor:
     return _Activated.apply(x, linear.weight, linear.bias)
 
 
-def gated(x: Tensor, m: Tensor, u: nn.Linear, o: nn.Linear, p: float) -> Tensor:
+def gated_output(x: Tensor, m: Tensor, u: nn.Linear, o: nn.Linear, rate: float) -> Tensor:
     """o( silu(u x) * drop(m) ): x (b, n, D), m (b, E, n) -> (b, n, D)."""
     if not use_fused(x):
-        return channels_last(F.silu(channels_first(x, u)) * F.dropout(m, p), o)
-    bits = random_bits(m.numel(), p)
-    return _Gated.apply(x, m, u.weight, u.bias, o.weight, o.bias, bits, p)
+        return channels_last(F.silu(channels_first(x, u)) * F.dropout(m, rate), o)
+    bits = random_bits(m.numel(), rate)
+    return _GatedOutput.apply(x, m, u.weight, u.bias, o.weight, o.bias, bits, rate)
+
+
+def silu_product(z: Tensor) -> Tensor:
+    """z (2 G, N) -> silu of the first half times the second (G, N), on any device."""
+    return _SiluProduct.apply(z)
+
+
+def gated_grid_plain(z: Tensor, T_H: Tensor, T_W: Tensor) -> Tensor:
+    """The reference for gated_grid."""
+    u, v = F.silu(z).unbind(0)
+    return u * mixed_plain(v, T_H, T_W)
+
+
+def gated_grid(z: Tensor, T_H: Tensor, T_W: Tensor) -> Tensor:
+    """The inner part of the gated Toeplitz unit on a grid: z (2, C, H, b, W) -> u * mixed(v)
+    (C, H, b, W) with (u, v) = silu(z), on any device; half precision is computed in float32."""
+    return _GatedGrid.apply(z.contiguous(), T_H, T_W)
 
 
 def channels_first(x: Tensor, linear: nn.Linear) -> Tensor:
@@ -97,8 +121,9 @@ def joined(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 # ----------------------------------------------------------------------- in pieces, by hand
-def pieces(count: int, width: int) -> list[slice]:
-    step = max(CACHE // width, 32)
+def pieces(count: int, width: int, least: int = 32) -> list[slice]:
+    """`count` rows of `width` numbers, in pieces that stay in the cache."""
+    step = max(CACHE // width, least)
     return [slice(i, min(i + step, count)) for i in range(0, count, step)]
 
 
@@ -118,20 +143,22 @@ def zeros_like(*tensors):
 
 
 class _Glu(Function):
-    """x (N, D), w (2G, D) of l1 and l2, c (2G) their biases, w3 (D, G), c3 (D)."""
+    """x (N, D), w (2G, D) of l1 and l2, c (2G) their biases, w3 (D, G), c3 (D). Of what lies
+    between, a and b alone are kept; silu and mask are made again, which is cheaper than to read
+    them."""
 
     @staticmethod
-    def forward(ctx, x, w, c, w3, c3, bits, p):
+    def forward(ctx, x, w, c, w3, c3, bits, rate):
         g = len(w) // 2
         ab, y = x.new_empty(len(x), 2 * g), torch.empty_like(x)
         for part in pieces(len(x), 2 * g):
             piece = affine(c, x[part], w.t(), ab[part])
             hidden = F.silu(piece[:, :g])
             if bits is not None:
-                hidden *= keep_mask(bits.view(-1, g)[part], p, x.dtype)
+                hidden *= keep_mask(bits.view(-1, g)[part], rate, x.dtype)
             affine(c3, hidden.mul_(piece[:, g:]), w3.t(), y[part])
         ctx.save_for_backward(x, w, c, w3, c3, bits, ab)
-        ctx.p = p
+        ctx.rate = rate
         return y
 
     @staticmethod
@@ -145,7 +172,7 @@ class _Glu(Function):
             a, b = ab[part, :g], ab[part, g:]
             gate, dh, both = F.silu(a), dy[part] @ w3, dab[:len(a)]
             if bits is not None:
-                mask = keep_mask(bits.view(-1, g)[part], ctx.p, x.dtype)
+                mask = keep_mask(bits.view(-1, g)[part], ctx.rate, x.dtype)
                 gate *= mask
             torch.mul(dh, gate, out=both[:, g:])
             dw3.addmm_(dy[part].t(), gate.mul_(b))
@@ -184,28 +211,33 @@ class _Activated(Function):
         dw, dc = zeros_like(w, c)
         for b, part in batch_pieces(x, len(w)):
             da = silu_backward(dy[b, :, part], a[b, :, part])
-            dw.addmm_(da, x[b, part])
-            torch.mm(da.t(), w, out=dx[b, part])
-            if c is not None:
-                dc += da.sum(1)
+            into_linear(da, x[b, part], w, dx[b, part], dw, dc)
         return dx, dw, dc
 
 
-class _Gated(Function):
+def into_linear(da, x, w, dx, dw, dc):
+    """The gradients of a = w x^T + c (E, N) for a piece x (N, D): dx written, dw and dc added."""
+    dw.addmm_(da, x)
+    torch.mm(da.t(), w, out=dx)
+    if dc is not None:
+        dc += da.sum(1)
+
+
+class _GatedOutput(Function):
     """x (b, n, D), m (b, E, n), w (E, D), c (E) of u, wo (D, E), co (D) of o -> (b, n, D)."""
 
     @staticmethod
-    def forward(ctx, x, m, w, c, wo, co, bits, p):
+    def forward(ctx, x, m, w, c, wo, co, bits, rate):
         a, y = torch.empty_like(m), torch.empty_like(x)
         column = None if c is None else c.unsqueeze(-1)
         for b, part in batch_pieces(x, len(w)):
             piece = affine(column, w, x[b, part].t(), a[b, :, part])
             gate = F.silu(piece).mul_(m[b, :, part])
             if bits is not None:
-                gate *= keep_mask(bits.view(m.shape)[b, :, part], p, x.dtype)
+                gate *= keep_mask(bits.view(m.shape)[b, :, part], rate, x.dtype)
             affine(co, gate.t(), wo.t(), y[b, part])
         ctx.save_for_backward(x, m, w, c, wo, co, bits, a)
-        ctx.p = p
+        ctx.rate = rate
         return y
 
     @staticmethod
@@ -215,19 +247,71 @@ class _Gated(Function):
         dx, dm = torch.empty_like(x), torch.empty_like(m)
         dw, dc, dwo, dco = zeros_like(w, c, wo, co)
         for b, part in batch_pieces(x, len(w)):
-            before, mixed = a[b, :, part], m[b, :, part]
+            before, kept = a[b, :, part], m[b, :, part]
             if bits is not None:
-                mask = keep_mask(bits.view(m.shape)[b, :, part], ctx.p, x.dtype)
-                mixed = mixed * mask
+                mask = keep_mask(bits.view(m.shape)[b, :, part], ctx.rate, x.dtype)
+                kept = kept * mask
             u = F.silu(before)
-            dwo.addmm_(dy[b, part].t(), (u * mixed).t())
+            dwo.addmm_(dy[b, part].t(), (u * kept).t())
             dg = wo.t() @ dy[b, part].t()  # (E, piece)
             dm[b, :, part] = u.mul_(dg) if bits is None else u.mul_(dg).mul_(mask)
-            da = silu_backward(dg.mul_(mixed), before)
-            dw.addmm_(da, x[b, part])
-            torch.mm(da.t(), w, out=dx[b, part])
-            if c is not None:
-                dc += da.sum(1)
+            into_linear(silu_backward(dg.mul_(kept), before), x[b, part], w, dx[b, part], dw, dc)
         if co is not None:
             dco = dy.sum((0, 1))
         return dx, dm, dw, dc, dwo, dco, None, None
+
+
+class _SiluProduct(Function):
+    @staticmethod
+    def forward(ctx, z):
+        ctx.save_for_backward(z)
+        a, b = z.chunk(2)
+        return F.silu(a).mul_(b)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d):
+        z, = ctx.saved_tensors
+        dz = torch.empty_like(z)
+        (a, b), (da, db) = z.chunk(2), dz.chunk(2)
+        torch.mul(F.silu(a), d, out=db)
+        silu_backward(d * b, a, grad_input=da)
+        return dz
+
+
+class _GatedGrid(Function):
+    """Some channels at a time, on other devices all of them; u and v are computed again in the
+    backward pass, which is cheaper than to read them."""
+
+    @staticmethod
+    def forward(ctx, z, T_H, T_W):
+        g, m = torch.empty_like(z[0]), z.new_empty(z.shape[1:], dtype=T_H.dtype)
+        with torch.autocast(z.device.type, enabled=False):
+            for part in channel_pieces(z):
+                u, v = F.silu(z[0, part].to(T_H.dtype)), F.silu(z[1, part].to(T_H.dtype))
+                mixed(v, T_H[part], T_W[part], out=m[part])
+                torch.mul(u, m[part], out=g[part])
+        ctx.save_for_backward(z, m, T_H, T_W)
+        return g
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dg):
+        z, m, T_H, T_W = ctx.saved_tensors
+        dz = torch.empty_like(z, dtype=T_H.dtype)
+        dT_H, dT_W = torch.empty_like(T_H), torch.empty_like(T_W)
+        with torch.autocast(z.device.type, enabled=False):
+            for part in channel_pieces(z):
+                zu, zv, d = (a.to(T_H.dtype) for a in (z[0, part], z[1, part], dg[part]))
+                silu_backward(d * m[part], zu, grad_input=dz[0, part])
+                dm, v = F.silu(zu).mul_(d), F.silu(zv)
+                torch.bmm(dm.flatten(2), v.flatten(2).mT, out=dT_H[part])
+                torch.bmm(dm.flatten(1, 2).mT, v.flatten(1, 2), out=dT_W[part])
+                silu_backward(mixed(dm, T_H[part].mT, T_W[part].mT), zv, grad_input=dz[1, part])
+        return dz.to(z.dtype), dT_H, dT_W
+
+
+def channel_pieces(z):
+    """Slices of the channels of z (2, C, H, b, W)."""
+    C, positions = z.shape[1], z[0, 0].numel()
+    return pieces(C, positions, least=1) if z.device.type == "cpu" else [slice(0, C)]

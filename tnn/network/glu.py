@@ -1,4 +1,4 @@
-"""Channel mixers (section 3.1). Letters: e width, g hidden width."""
+"""Channel mixers (section 3.1). Notation: d1 width, d2 hidden width."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,27 +1,27 @@
-"""Toeplitz products along rows and columns of images, by dense n x n matrices: lines are short.
+"""Toeplitz products along rows and columns of a grid, such as the patches of an image.
 
-Letters: C channels, H x W grid of patches, b batch, N = H b W. Channels come first and the batch
-lies between the two axes, so that both products are batched matrix products on the same memory,
-without a transposition:
+Notation: C channels, H x W grid, b batch. Channels come first and the batch lies between the two
+axes, so that both products are batched matrix products on the same memory, without a transposition:
 
     along columns (axis H)   (C, H, H) @ (C, H, b W)
     along rows    (axis W)   (C, H b, W) @ (C, W, W)
+
+A channel's matrix serves b W (or H b) lines, which makes the dense product a large one: it beats
+the transforms of toeplitz.py up to a hundred or two positions, until n^2 outgrows n log n and the
+matrices the memory.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-# Longer lines go by FFT: python benchmarks/tnn_im.py --lengths.
-DENSE_UP_TO = 64
-CHUNK = 1 << 18  # numbers of one array worked on at a time: a few such arrays fit the cache
+from tnn.network.toeplitz_operator import ToeplitzOperator
 
-silu_backward = torch.ops.aten.silu_backward.grad_input
+DENSE_UP_TO = 256  # positions of a line: python benchmarks/tnn_im.py --lengths
 
 
 def toeplitz_rows(t: Tensor, n: int) -> Tensor:
-    """tnn.network.toeplitz.toeplitz_matrix, a row of all matrices at a time: t (..., L) -> (..., n, n)."""
+    """toeplitz.toeplitz_matrix, a row of all matrices at a time: t (..., L) -> (..., n, n)."""
     return _ToeplitzRows.apply(t, n)
 
 
@@ -63,51 +63,33 @@ def mixed(v: Tensor, T_H: Tensor, T_W: Tensor, out: Tensor | None = None) -> Ten
     return y.view(v.shape)
 
 
-def gated_plain(z: Tensor, T_H: Tensor, T_W: Tensor) -> Tensor:
-    """The reference for gated."""
-    u, v = F.silu(z).unbind(0)
-    return u * mixed_plain(v, T_H, T_W)
+def along_rows(v: Tensor, operator: ToeplitzOperator, normalize: bool = False,
+               dense_up_to: int = DENSE_UP_TO) -> Tensor:
+    """v (C, H, b, W) -> the operator's product along W; lines longer than dense_up_to by FFT."""
+    W = v.shape[-1]
+    if dense_up_to >= W:
+        T = operator.matrices(W, normalize)
+        return torch.bmm(v.flatten(1, 2), T.mT).view(v.shape)
+    lines = v.flatten(1, 2).transpose(0, 1)  # (H b, C, W)
+    return operator.mix(lines, normalize).transpose(0, 1).reshape(v.shape)
 
 
-def gated(z: Tensor, T_H: Tensor, T_W: Tensor) -> Tensor:
-    """The inner part of the gated Toeplitz unit: z (2, C, H, b, W) -> u * mixed(v) (C, H, b, W)
-    with (u, v) = silu(z). Half precision is computed in float32. Differentiable once."""
-    return _Gated.apply(z.contiguous(), T_H, T_W)
+def along_columns(v: Tensor, operator: ToeplitzOperator, normalize: bool = False,
+                  dense_up_to: int = DENSE_UP_TO) -> Tensor:
+    """v (C, H, b, W) -> the operator's product along H; lines longer than dense_up_to by FFT."""
+    H = v.shape[1]
+    if dense_up_to >= H:
+        return torch.bmm(operator.matrices(H, normalize), v.flatten(2)).view(v.shape)
+    lines = v.permute(2, 3, 0, 1).flatten(0, 1)  # (b W, C, H)
+    return operator.mix(lines, normalize).unflatten(0, (-1, v.shape[-1])).permute(2, 3, 0, 1)
 
 
-class _Gated(Function):
-    """On a CPU some channels at a time, so that what lies between two products stays in the
-    cache; u and v are computed again in the backward pass, which is cheaper than to read them."""
-
-    @staticmethod
-    def forward(ctx, z, T_H, T_W):
-        g, m = torch.empty_like(z[0]), z.new_empty(z.shape[1:], dtype=T_H.dtype)
-        with torch.autocast(z.device.type, enabled=False):
-            for part in _parts(z):
-                u, v = F.silu(z[0, part].to(T_H.dtype)), F.silu(z[1, part].to(T_H.dtype))
-                mixed(v, T_H[part], T_W[part], out=m[part])
-                torch.mul(u, m[part], out=g[part])
-        ctx.save_for_backward(z, m, T_H, T_W)
-        return g
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dg):
-        z, m, T_H, T_W = ctx.saved_tensors
-        dz = torch.empty_like(z, dtype=T_H.dtype)
-        dT_H, dT_W = torch.empty_like(T_H), torch.empty_like(T_W)
-        with torch.autocast(z.device.type, enabled=False):
-            for part in _parts(z):
-                zu, zv, d = (a.to(T_H.dtype) for a in (z[0, part], z[1, part], dg[part]))
-                silu_backward(d * m[part], zu, grad_input=dz[0, part])
-                dm, v = F.silu(zu).mul_(d), F.silu(zv)
-                torch.bmm(dm.flatten(2), v.flatten(2).mT, out=dT_H[part])
-                torch.bmm(dm.flatten(1, 2).mT, v.flatten(1, 2), out=dT_W[part])
-                silu_backward(mixed(dm, T_H[part].mT, T_W[part].mT), zv, grad_input=dz[1, part])
-        return dz.to(z.dtype), dT_H, dT_W
-
-
-def _parts(z):
-    C = z.shape[1]
-    step = C if z.device.type != "cpu" else max(CHUNK // z[0, 0].numel(), 1)
-    return [slice(i, min(i + step, C)) for i in range(0, C, step)]
+def along_both(v: Tensor, columns: ToeplitzOperator, rows: ToeplitzOperator,
+               normalize: bool = False, dense_up_to: int = DENSE_UP_TO) -> Tensor:
+    """v (C, H, b, W) -> the product of `columns` along H plus that of `rows` along W: the token
+    mixing of the image models, and tno_type 6 of the Long Range Arena's."""
+    H, W = v.shape[1], v.shape[-1]
+    if max(H, W) <= dense_up_to:
+        return mixed(v, columns.matrices(H, normalize), rows.matrices(W, normalize))
+    return (along_columns(v, columns, normalize, dense_up_to)
+            + along_rows(v, rows, normalize, dense_up_to))

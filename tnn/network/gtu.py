@@ -1,6 +1,6 @@
 """Gated Toeplitz units: the token mixers (section 3.1, figure 2).
 
-Letters: b batch, n length, e width, k = expand_ratio * e rounded down to a multiple of the heads.
+Notation: b batch, n length, e width, k = expand_ratio * e rounded down to a multiple of the heads.
 """
 
 import torch
@@ -17,7 +17,7 @@ class Gtu(nn.Module):
 
     num_heads heads share a position encoder of width rpe_embedding and depth rpe_layers; use_norm
     adds a norm before the last projection; the other arguments are Tno's. Raises ValueError for
-    resi_param, which only version 1 has.
+    resi_param, which only version 1 has, and for unknown names of norms and activations.
     """
 
     def __init__(self, embed_dim: int, num_heads: int, bias: bool = True, act_fun: str = "silu",
@@ -53,13 +53,16 @@ class Gtu(nn.Module):
 
     def forward(self, x: Tensor, padding: Tensor | None = None, memory=None) -> Tensor:
         """padding (b, n), where given, is true where a position must not reach the others; memory
-        (recurrence.py) continues a sequence whose earlier positions it has seen."""
+        (recurrence.py) continues a sequence whose earlier positions it has seen. Raises ValueError
+        for a memory with normalize."""
         u, v = self.act(self.u_proj(x)), self.act(self.v_proj(x))
         return self.o(self._gated(u, self._mix(v, padding, memory)))
 
     def _mix(self, v, padding, memory):
         """Tno by heads: v (b, n, k) -> (b, n, k)."""
         if memory is not None:
+            if self.normalize:
+                raise ValueError("normalize: row sums are not computed one position at a time")
             return memory(v)
         if padding is not None:
             v = v.masked_fill(padding.unsqueeze(-1), 0)

@@ -1,5 +1,8 @@
 """The network on its own, with the names of the package tnn-pytorch: TnnLayer, and TnnModel, which
-that package lacks. Letters: b batch, n length, e width, V vocabulary."""
+that package lacks.
+
+Notation: b batch, n length, dim width.
+"""
 
 import torch
 from torch import Tensor, nn

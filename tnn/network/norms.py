@@ -1,7 +1,10 @@
-"""The norms over the last axis that the original offers by name. Letter: d its width."""
+"""The norms over the last axis that the originals offer by name. Notation: d its width."""
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import Function, once_differentiable
+
+from tnn.network.toeplitz import HALF
 
 EPS = 1e-8  # added to the root mean square itself, not below the root
 
@@ -10,7 +13,7 @@ def rms_normalized(x: Tensor) -> Tensor:
     """x / (root mean square of x + 1e-8) over the last axis; computed in float32 for half
     precision, where 1e-8 is zero. The zero vector stays zero, with gradient 1e8 (the norm's
     derivative there is taken as 0): see the README on the masked language model's first steps."""
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    wide = x.float() if x.dtype in HALF else x
     rms = wide.norm(dim=-1, keepdim=True) * wide.shape[-1] ** -0.5
     return (wide / (rms + EPS)).to(x.dtype)
 
@@ -60,9 +63,49 @@ class ScaleNorm(nn.Module):
 
 
 NORMS = {"simplermsnorm": SimpleRMSNorm, "rmsnorm": RMSNorm, "gatedrmsnorm": GatedRMSNorm,
-         "scalenorm": ScaleNorm}
+         "scalenorm": ScaleNorm, "layernorm": nn.LayerNorm}
 
 
 def norm(name: str, d: int) -> nn.Module:
-    """The norm of that name for width d; any other name is LayerNorm, as in the original."""
-    return NORMS.get(name, nn.LayerNorm)(d)
+    """The norm of that name for width d.
+
+    Raises ValueError for an unknown name. The originals take LayerNorm for it, so that a typo
+    trains another model.
+    """
+    if name not in NORMS:
+        raise ValueError(f"norm {name!r} is not one of {', '.join(NORMS)}")
+    return NORMS[name](d)
+
+
+def norm_by_hand(name: str, d: int) -> nn.Module:
+    """norm(name, d), the parameter-free one with its gradient by hand: fewer passes over memory
+    than autograd makes of the formula. Differentiable once; not for torch.func."""
+    return SimpleRMSNormByHand() if name == "simplermsnorm" else norm(name, d)
+
+
+class SimpleRMSNormByHand(nn.Module):
+    """SimpleRMSNorm to rounding, with the same gradient at the zero vector."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _RmsNormalized.apply(x)
+
+
+class _RmsNormalized(Function):
+    """y = x / (r + eps), r = ||x|| / sqrt(d);  dx = dy / (r + eps) - y (dy . y) / (d r)."""
+
+    @staticmethod
+    def forward(ctx, x):
+        wide = x.float() if x.dtype in HALF else x
+        r = wide.norm(dim=-1, keepdim=True).mul_(x.shape[-1] ** -0.5)
+        scale = (r + EPS).reciprocal_()
+        y = wide * scale
+        ctx.save_for_backward(y, r, scale)
+        return y.to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        y, r, scale = ctx.saved_tensors
+        share = (dy * y).sum(-1, keepdim=True)
+        share /= r.clamp_(min=torch.finfo(r.dtype).tiny) * y.shape[-1]  # where r is 0, so is y
+        return (dy * scale).addcmul_(y, share, value=-1).to(dy.dtype)

@@ -1,13 +1,13 @@
 """A causal Toeplitz operator as a recurrence: constant time and memory for each further position.
 
-Letters: b batch, n positions at once, c channels (the heads' side by side), K lags kept, N length
+Notation: b batch, n positions at once, c channels (the heads' side by side), K lags kept, N length
 for which the state space is exact, m = N + 1, S = m // 2 states.
 
-Window keeps the last K inputs: exact to the coefficients beyond K, which decay makes vanish.
-StateSpace is the exact conversion to a diagonal state space, ETSC (Qin and Zhong 2023, arXiv
-2311.08756): exact for N positions whatever the decay, and wrong after them. A memory belongs to one
-sequence being generated; calling it with the next positions v (b, n, c) returns Tno's outputs for
-them.
+Window keeps the last K inputs: exact to the coefficients beyond K, which decay makes vanish; of an
+operator whose coefficients do not vanish it serves `longest` positions. StateSpace is the exact
+conversion to a diagonal state space, ETSC (Qin and Zhong 2023, arXiv 2311.08756): exact for N
+positions whatever the decay, and wrong after them. A memory belongs to one sequence being
+generated; calling it with the next positions v (b, n, c) returns Tno's outputs for them.
 """
 
 import math
@@ -15,25 +15,26 @@ import math
 import torch
 from torch import Tensor
 
-from tnn.network.tno import Tno, lags_until
+from tnn.network.tno import Tno
 from tnn.network.toeplitz import toeplitz_product
 
 
 def lags_needed(tno: Tno, longest: int) -> int:
     """Number of lags until decay has made the coefficients vanish, at most `longest`."""
-    g = tno.decay()
-    return longest if g is None else min(lags_until(g.abs().max().item()), longest)
+    return min(tno.reach(torch.float32), longest)
 
 
 class Window:
     """The last K inputs in a ring: y_i = sum_{k < K} t(k) x_{i-k}.
 
-    Raises ValueError unless the operator is causal, with par_type 1.
+    Raises ValueError unless the operator is causal, with par_type 1, and when more than `longest`
+    positions are asked for of an operator whose coefficients do not vanish before.
     """
 
     def __init__(self, tno: Tno, longest: int):
         _check(tno)
         self.K = lags_needed(tno, longest)
+        self.longest = math.inf if tno.reach(torch.float32) <= longest else longest
         t = _flat(tno.coefficients(self.K))  # (K, c)
         self.t = t
         # slot s holds the input of K - 1 - s steps before the newest one, turned by the position.
@@ -42,6 +43,9 @@ class Window:
         self.ring, self.position = None, 0
 
     def __call__(self, v: Tensor) -> Tensor:
+        if self.position + v.shape[1] > self.longest:
+            raise ValueError(f"Window: made for {self.longest} positions, not for "
+                             f"{self.position + v.shape[1]}; the coefficients do not vanish before")
         if self.ring is None:
             self.ring = v.new_zeros(len(v), v.shape[-1], self.K)
             return self._prompt(v)

@@ -1,5 +1,8 @@
 """The relative position encoder: a small network from a lag to the coefficients of all channels
-(section 3.3). Letters: L positions, m hidden width, k outputs."""
+(section 3.3).
+
+Notation: L positions, m hidden width, k outputs.
+"""
 
 import torch
 from torch import Tensor, nn

@@ -1,15 +1,22 @@
 """Products with Toeplitz matrices: y_i = sum_j t(i - j) x_j (section 3.2, equation 5).
 
-Letters: n length, L number of coefficients, N length of the FFT; ... any further axes.
+Notation: n length; K number of lags 0 .. K-1 with coefficients; L number of coefficients; N length
+of the FFT; ... any further axes.
 
 The coefficients t lie along one axis in the order of a circulant's first column:
 
-    causal         L = n        t(0) t(1) .. t(n-1)                       t(-k) = 0
-    bidirectional  L = 2n - 1   t(0) t(1) .. t(n-1)  t(-(n-1)) .. t(-1)
+    causal         L = K        t(0) t(1) .. t(K-1)                       t(-k) = 0
+    bidirectional  L = 2K - 1   t(0) t(1) .. t(K-1)  t(-(K-1)) .. t(-1)
 
-so their number says which of the two is meant. toeplitz_plain is the equation, a product with the
-dense matrix: O(n^2). toeplitz_product gives the same numbers in O(n log n). Where all coefficients
-from some lag p < n on are zero, they may be left out: with lags=p, p stands for n in the table.
+so their number says which of the two is meant. K = n unless `lags` says that all coefficients from
+some lag on are zero and left out: the circulant is then shorter, and so are the transforms.
+
+toeplitz_plain is the equation, a product with the dense matrix: O(n^2). toeplitz_product gives the
+same numbers in O(n log n): a Toeplitz matrix is the corner of a circulant one, which the Fourier
+transform makes diagonal. Which is faster depends on how many lines share a matrix. Here a matrix
+belongs to one channel and serves the batch alone, so that building it costs more than two
+transforms from n = 4 on; on the grid of an image it serves all rows at once, and dense products
+win up to a hundred or so positions (grid.py).
 """
 
 import torch
@@ -19,8 +26,9 @@ from torch.autograd.function import Function, once_differentiable
 from tnn.network import toeplitz_cpu
 
 HALF = (torch.float16, torch.bfloat16)
-# Up to here the dense product is used. On a CPU transforms win from n = 4 on, whatever the batch
-# (benchmarks/tnn_operator.py --dense), and at n = 1 there is nothing to transform.
+# Up to here the dense product is used: at n = 1 there is nothing to transform. On a CPU transforms
+# win from n = 4 on whatever the batch (benchmarks/tnn_operator.py --dense), and at 2 and 3 neither
+# takes time.
 DENSE_UP_TO = 1
 
 
@@ -45,17 +53,17 @@ def toeplitz_plain(x: Tensor, t: Tensor, dim: int = -2) -> Tensor:
 def toeplitz_product(x: Tensor, t: Tensor, dim: int = -2, lags: int | None = None) -> Tensor:
     """y_i = sum_j t(i - j) x_j along axis `dim`, counted from the end (negative).
 
-    x (..., n, d) and t (..., n or 2n-1, d) for the default dim = -2; on every other axis they
-    broadcast against each other, so t (h, L, d) serves x (b, h, n, d). For an axis further left
-    give t the axes between: rows of images x (b, h, H, W, d) take t (h, L, 1, d) and dim = -3.
+    x (..., n, d) and t (..., L, d) for the default dim = -2; on every other axis they broadcast
+    against each other, so t (h, L, d) serves x (b, h, n, d). For an axis further left give t the
+    axes between: rows of images x (b, h, H, W, d) take t (h, L, 1, d) and dim = -3.
     Returns y in x's shape and dtype; half precision is computed in float32. Differentiable once.
-    Raises ValueError if the number of coefficients is neither p nor 2p - 1, p = lags or n.
+    Raises ValueError if L is neither K nor 2K - 1, K = lags or n.
     """
     n = x.shape[dim]
-    p = _positive_lags(t.shape[dim], n, lags)
+    K = _number_of_lags(t.shape[dim], n, lags)
     if n <= DENSE_UP_TO:
         return _along_last(_dense, x, t, dim)
-    return _along_last(lambda x, t: _CircularConvolution.apply(x, t, p), x, t, dim)
+    return _along_last(lambda x, t: _CircularConvolution.apply(x, t, K), x, t, dim)
 
 
 def toeplitz_with_spectrum(x: Tensor, spectrum: Tensor, dim: int = -2,
@@ -69,15 +77,18 @@ def toeplitz_with_spectrum(x: Tensor, spectrum: Tensor, dim: int = -2,
 def kernel_spectrum(t: Tensor, n: int, dim: int = -2, lags: int | None = None) -> Tensor:
     """Coefficients t (L on axis dim) -> the spectrum of the circulant's first column, with
     fft_length(n, lags) // 2 + 1 frequencies on that axis."""
-    p = _positive_lags(t.shape[dim], n, lags)
+    K = _number_of_lags(t.shape[dim], n, lags)
     last = _widened(t.movedim(dim, -1))
-    A = _spectrum(last.flatten(0, -2), p, fft_length(n, p))
+    A = _spectrum(last.flatten(0, -2), K, fft_length(n, K))
     return A.view(*last.shape[:-1], -1).movedim(-1, dim)
 
 
 def fft_length(n: int, lags: int | None = None) -> int:
-    """The shortest even N >= n + lags - 1 (lags: n unless given) with no prime factor above 5:
-    nothing wraps around into the first n outputs, and FFTs of such lengths are fast."""
+    """The shortest even N >= n + K - 1 (K = lags or n) with no prime factor above 5.
+
+    With N >= n + K - 1 nothing wraps around into the first n outputs; the FFTs of other lengths
+    take up to several times as long.
+    """
     size = (n + (lags or n)) // 2 * 2
     while True:
         rest = size
@@ -113,8 +124,8 @@ def _check_length(length, n):
                          f"{n}, a bidirectional one {2 * n - 1}")
 
 
-def _positive_lags(length, n, lags):
-    """p, once `length` is seen to fit it."""
+def _number_of_lags(length, n, lags):
+    """K, once `length` is seen to fit it."""
     if lags is not None and not 0 < lags <= n:
         raise ValueError(f"toeplitz: {lags} lags for length {n}; there are 1 to {n}")
     _check_length(length, lags or n)
@@ -130,11 +141,11 @@ def _dense(x, t):
     return torch.bmm(matrices, x.permute(1, 2, 0)).permute(2, 0, 1).contiguous()  # (B, R, n)
 
 
-def _spectrum(t, p, size):
+def _spectrum(t, K, size):
     """t (R, L) -> A (R, F)."""
     if t.device.type == "cpu":
-        return toeplitz_cpu.spectrum(t, p, size)
-    return torch.fft.rfft(_circulant(t, p, size))
+        return toeplitz_cpu.spectrum(t, K, size)
+    return torch.fft.rfft(_circulant(t, K, size))
 
 
 def _with_spectrum(x, A, size):
@@ -144,12 +155,12 @@ def _with_spectrum(x, A, size):
     return torch.fft.irfft(_padded_rfft(x, size) * A, size)[..., : x.shape[-1]].contiguous()
 
 
-def _circulant(t, p, size):
+def _circulant(t, K, size):
     """t (..., L) -> first column (..., size): positive lags first, negative lags at the end."""
     column = t.new_zeros(*t.shape[:-1], size)
-    column[..., :p] = t[..., :p]
-    if t.shape[-1] > p:
-        column[..., size - p + 1:] = t[..., p:]
+    column[..., :K] = t[..., :K]
+    if t.shape[-1] > K:
+        column[..., size - K + 1:] = t[..., K:]
     return column
 
 
@@ -162,22 +173,23 @@ def _padded_rfft(x, size):
 
 
 class _CircularConvolution(Function):
-    """x (B, R, n), t (R, L) of p lags -> y (B, R, n). With X, A, G the spectra of x, t and of the
+    """x (B, R, n), t (R, L) of K lags -> y (B, R, n). With X, A, G the spectra of x, t and of the
     gradient of y: y = F^-1(X A), dx = F^-1(G conj(A)), dt = F^-1(sum over B of G conj(X)). X and A
-    are kept, so each operand is transformed once."""
+    are kept, so each operand is transformed once; autograd of the same formula transforms them
+    again and keeps the padded copies too."""
 
     @staticmethod
-    def forward(ctx, x, t, p):
+    def forward(ctx, x, t, K):
         n = x.shape[-1]
-        size = fft_length(n, p)
+        size = fft_length(n, K)
         keep_X, keep_A = ctx.needs_input_grad[1], ctx.needs_input_grad[0]
-        A = _spectrum(t, p, size)
+        A = _spectrum(t, K, size)
         if x.device.type == "cpu":
             y, X = toeplitz_cpu.forward(x, A, size, keep_X)
         else:
             X = _padded_rfft(x, size)
             y = torch.fft.irfft(X * A, size)[..., :n].contiguous()
-        ctx.lengths = n, p, t.shape[-1], size
+        ctx.lengths = n, K, t.shape[-1], size
         ctx.save_for_backward(X if keep_X else None, A if keep_A else None)
         return y
 
@@ -185,9 +197,9 @@ class _CircularConvolution(Function):
     @once_differentiable
     def backward(ctx, dy):
         X, A = ctx.saved_tensors
-        n, p, length, size = ctx.lengths
+        n, K, length, size = ctx.lengths
         if dy.device.type == "cpu":
-            return *toeplitz_cpu.backward(dy, X, A, length, size, p), None
+            return *toeplitz_cpu.backward(dy, X, A, length, size, K), None
         G = _padded_rfft(dy, size)
         dx = dt = None
         if A is not None:
@@ -195,7 +207,7 @@ class _CircularConvolution(Function):
         if X is not None:
             # sum of conj(X) G in place, as the conjugate of conj(G) X
             column = torch.fft.irfft(G.conj_physical_().mul_(X).sum(0).conj_physical(), size)
-            dt = column[..., :p]
-            if length > p:
-                dt = torch.cat([dt, column[..., size - p + 1:]], dim=-1)
+            dt = column[..., :K]
+            if length > K:
+                dt = torch.cat([dt, column[..., size - K + 1:]], dim=-1)
         return dx, dt, None

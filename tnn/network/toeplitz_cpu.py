@@ -1,8 +1,12 @@
-"""The circular convolution of toeplitz.py on a CPU, some rows at a time, so that what lies between
-two transforms stays in the cache: fresh memory costs as much as the transforms themselves.
+"""The circular convolution of toeplitz.py on a CPU, some rows at a time.
 
-Letters: B batch, R rows (each with its own coefficients), n length, L coefficients, N length of the
-FFT, F = N / 2 + 1 frequencies. The sequence is the last axis everywhere.
+A row's padded copy, spectrum and inverse transform then stay in the cache; over all rows at once
+each of them is fresh memory, which costs as much as the transforms themselves. The batch is the
+inner loop, because the spectrum A of a chunk of rows serves every sample of it.
+
+Notation: B batch, R rows (each with its own coefficients), n length, K lags 0 .. K-1, L
+coefficients, N length of the FFT (`size`), F = N / 2 + 1 frequencies. The sequence is the last
+axis everywhere.
 """
 
 import torch
@@ -11,17 +15,17 @@ from torch import Tensor
 CACHE = 1 << 16  # floats of one array; a handful of such arrays fit a core's second-level cache
 
 
-def spectrum(t: Tensor, p: int, size: int) -> Tensor:
-    """t (R, L) -> A (R, F), the transform of the circulant's first column: lags 0 .. p-1 first,
+def spectrum(t: Tensor, K: int, size: int) -> Tensor:
+    """t (R, L) -> A (R, F), the transform of the circulant's first column: lags 0 .. K-1 first,
     negative lags at the end."""
-    rows, lags = t.shape
+    rows, length = t.shape
     A = torch.empty(rows, size // 2 + 1, dtype=_complex(t))
     column = _zeros(t, rows, size)
     for chunk in _chunks(rows, size):
         part, filled = t[chunk], column[: chunk.stop - chunk.start]
-        filled[:, :p] = part[:, :p]
-        if lags > p:
-            filled[:, size - (lags - p):] = part[:, p:]
+        filled[:, :K] = part[:, :K]
+        if length > K:
+            filled[:, size - (length - K):] = part[:, K:]
         torch.fft.rfft(filled, out=A[chunk])
     return A
 
@@ -41,18 +45,17 @@ def forward(x: Tensor, A: Tensor, size: int, keep: bool) -> tuple[Tensor, Tensor
     return _laid_out_as(x, y), X
 
 
-def backward(dy: Tensor, X: Tensor | None, A: Tensor | None, lags: int, size: int,
-             positive: int | None = None):
-    """dy (B, R, n) -> dx (B, R, n), or None without A, and dt (R, lags), or None without X; the
-    first `positive` (n) of the lags are 0, 1, 2 ..., the others end with -1."""
+def backward(dy: Tensor, X: Tensor | None, A: Tensor | None, length: int, size: int,
+             K: int) -> tuple[Tensor | None, Tensor | None]:
+    """dy (B, R, n) -> dx (B, R, n), or None without A, and dt (R, L = length), or None without X;
+    the first K coefficients are those of lags 0, 1, 2 ..., the others end with lag -1."""
     batch, rows, n = dy.shape
-    p = positive or n
     dx, source = _output_and_source(dy)
-    dt = None if X is None else dy.new_empty(rows, lags)
+    dt = None if X is None else dy.new_empty(rows, length)
     padded = _zeros(dy, rows, size)
     for chunk in _chunks(rows, size):
         conj_A = None if A is None else A[chunk].conj_physical()
-        total = 0  # of X conj(G) over the batch: the spectrum of dt, conjugated
+        total = 0  # of X conj(G) over the batch: dt's spectrum, conjugated; one inverse for all
         for b in range(batch):
             G = _padded_rfft(source[b, chunk], padded)
             if A is not None:
@@ -61,9 +64,9 @@ def backward(dy: Tensor, X: Tensor | None, A: Tensor | None, lags: int, size: in
                 total = G.conj_physical_().mul_(X[b, chunk]).add_(total)
         if X is not None:
             column = torch.fft.irfft(total.conj_physical_(), size)
-            dt[chunk, :p] = column[:, :p]
-            if lags > p:
-                dt[chunk, p:] = column[:, size - (lags - p):]
+            dt[chunk, :K] = column[:, :K]
+            if length > K:
+                dt[chunk, K:] = column[:, size - (length - K):]
     return (None if A is None else _laid_out_as(dy, dx)), dt
 
 
@@ -110,4 +113,3 @@ def _padded_rfft(rows, padded):
     padded = padded[: len(rows)]
     padded[:, : rows.shape[1]] = rows  # the rest stays zero
     return torch.fft.rfft(padded)
-

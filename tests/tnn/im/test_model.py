@@ -5,11 +5,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tnn.network.glu import GLU
-from tnn.network import grid as mixing
-from tnn.network.grid import gated, gated_plain, mixed, mixed_plain, toeplitz_rows
+from tnn.im.architectures import ARCHITECTURES
 from tnn.im.model import (
-    ARCHITECTURES,
     Block,
     FusedGLU,
     Gtu2d,
@@ -18,8 +15,11 @@ from tnn.im.model import (
     build,
     stacked_matrices,
 )
-from tnn.im.pointwise import SimpleRMSNorm, silu_product
-from tnn.network.norms import rms_normalized
+from tnn.network import fused
+from tnn.network.fused import gated_grid, gated_grid_plain, silu_product
+from tnn.network.glu import GLU
+from tnn.network.grid import mixed, mixed_plain, toeplitz_rows
+from tnn.network.norms import SimpleRMSNormByHand, rms_normalized
 from tnn.network.toeplitz import toeplitz_matrix
 
 SMALL = {"patch_size": 4, "embed_dim": 16, "rpe_embdding": 8, "num_heads": 2, "glu_dim": 16,
@@ -48,11 +48,11 @@ def same(fast, plain, *inputs, atol=1e-5):
 @pytest.mark.parametrize(("C", "H", "b", "W"), [(1, 1, 1, 1), (5, 3, 2, 4), (63, 7, 1, 7),
                                                 (130, 14, 8, 14), (7, 1, 3, 9)])
 def test_fast_products_equal_the_equations(C, H, b, W, monkeypatch):
-    monkeypatch.setattr(mixing, "CHUNK", 4000)  # several parts, the last one shorter
+    monkeypatch.setattr(fused, "CACHE", 4000)  # several parts, the last one shorter
     torch.manual_seed(0)
     T_H, T_W = torch.randn(C, H, H), torch.randn(C, W, W)
     same(mixed, mixed_plain, torch.randn(C, H, b, W), T_H, T_W, atol=1e-4)
-    same(gated, gated_plain, torch.randn(2, C, H, b, W), T_H, T_W, atol=1e-4)
+    same(gated_grid, gated_grid_plain, torch.randn(2, C, H, b, W), T_H, T_W, atol=1e-4)
 
 
 @pytest.mark.parametrize("n", [1, 2, 14])
@@ -66,14 +66,14 @@ def test_norm_and_product_equal_the_plain_forms():
     torch.manual_seed(0)
     x = torch.randn(3, 4, 7)
     x[1, 2] = 0  # the zero vector keeps the plain form's gradient
-    same(SimpleRMSNorm(), rms_normalized, x)
+    same(SimpleRMSNormByHand(), rms_normalized, x)
     same(silu_product, lambda z: torch.nn.functional.silu(z[:6]) * z[6:], torch.randn(12, 5))
 
 
 def test_norm_in_half_precision():
     x = torch.randn(4, 9).bfloat16()
-    assert_close(SimpleRMSNorm()(x), rms_normalized(x))
-    assert SimpleRMSNorm()(x).dtype == torch.bfloat16
+    assert_close(SimpleRMSNormByHand()(x), rms_normalized(x))
+    assert SimpleRMSNormByHand()(x).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("act", ["silu", "gelu"])
@@ -143,9 +143,9 @@ def test_kept_matrices_follow_the_weights():
     model, x = small().eval(), torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         before = model(x)
-        kept = model._kept[1]
+        kept = model._matrices(4, 4)
         assert_close(model(x), before, rtol=0, atol=0)
-        assert model._kept[1] is kept
+        assert model._matrices(4, 4) is kept
         model.layers[1].token_mixer.toep2.rpe.out[2].bias.add_(1)
         changed = model(x)
         assert not torch.equal(changed, before)
@@ -170,7 +170,20 @@ def test_float64():
     assert model(torch.randn(1, 3, 8, 8).double()).dtype == torch.float64
 
 
+def test_exp_is_the_plain_exponential():
+    """As in the image code; the fork of fairseq subtracts the maximum."""
+    unit = Gtu2d(4, 1, rpe_embedding=6, rpe_layers=0, act_type="exp")
+    plain = Gtu2d(4, 1, rpe_embedding=6, rpe_layers=0)
+    plain.load_state_dict(unit.state_dict())
+    assert torch.equal(unit.toep1.coefficients(5), plain.toep1.coefficients(5).exp())
+    x = torch.randn(2, 3)
+    assert torch.equal(Gtu2d(4, 1, rpe_embedding=6, act_fun="exp").act(x), x.exp())
+    assert torch.equal(FusedGLU(3, 3, "exp").act(x), x.exp())
+
+
 @pytest.mark.parametrize(("options", "said"), [
+    ({"act_fun": "sillu"}, "'sillu' is not one of gelu, relu"),
+    ({"norm_type": "simplermsnrm", "use_norm": True}, "'simplermsnrm' is not one of simplerms"),
     ({"resi_param": True}, "resi_param"), ({"rpe_act": "tanh"}, "rpe_act is relu or silu"),
     ({"par_type": 3}, "par_type 3 needs causal"), ({"par_type": 4}, "par_type is 1, 2 or 3"),
 ])

@@ -8,15 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tnn.lra import token_mixers as units
-from tnn.network import fused
 from tnn.lra.baselines import MIXERS, Transformer
 from tnn.lra.model import GluBlock, LraModel, pooled
 from tnn.lra.norms import NORMS, Norm
-from tnn.lra.settings import TASKS, model_arguments, published_arch, settings_of
+from tnn.lra.recipes import TASKS, model_arguments, published_arch, settings_of
 from tnn.lra.toeplitz import Toeplitz
 from tnn.lra.token_mixers import TNO, TNO2d
 from tnn.lra.utils import counts
+from tnn.network import fused, grid
 
 
 @pytest.fixture(autouse=True)
@@ -53,13 +52,14 @@ def test_operator_is_the_dense_one(options, n):
     operator = Toeplitz(**{"h": h, "n": 7, "dim": 3, "dpb_dim": 5, **options}).double()
     x = torch.randn(2, 3 * h, n, dtype=torch.float64, requires_grad=True)
     weights = [p for p in operator.parameters() if p.requires_grad]
-    fast, dense = operator.rows(x), operator.plain(x)
+    fast, dense = operator.mix(x), operator.plain(x)
     assert_same([fast, *gradients(fast, x, *weights)], [dense, *gradients(dense, x, *weights)])
+    operator.eval()
     with torch.no_grad():
         for _ in range(2):
-            assert_same([operator.rows(x)], [dense])
+            assert_same([operator.mix(x)], [dense])
         weights[0] += 1  # what is kept from the last call must not be used again
-        assert_same([operator.rows(x)], [operator.plain(x)])
+        assert_same([operator.mix(x)], [operator.plain(x)])
 
 
 def test_lags_beyond_max_l_are_not_seen():
@@ -71,24 +71,27 @@ def test_lags_beyond_max_l_are_not_seen():
     assert y[14:].max() < 1e-6
 
 
-def test_decay_kept_for_one_length_serves_no_other():
-    """1 + elu(0) = 1 beyond max_l: that part has lags of its own."""
-    operator = Toeplitz(1, 7, 2, 4, causal=True, use_pad=True, use_decay=True, gamma=0.5,
+@pytest.mark.parametrize("causal", [True, False])
+def test_what_stands_beyond_max_l(causal):
+    """act(0) = 1 in the middle of the list, between positive and negative lags."""
+    operator = Toeplitz(1, 3, 2, 4, causal=causal, use_pad=True, use_decay=True, gamma=0.5,
                         act_type="1+elu").double()
-    fresh = Toeplitz(1, 7, 2, 4, causal=True, use_pad=True, use_decay=True, gamma=0.5,
-                     act_type="1+elu").double()
-    fresh.load_state_dict(operator.state_dict())
-    operator.coefficients(12)
-    assert_same([operator.coefficients(5)[0]], [fresh.coefficients(5)[0]])
+    t, near = operator.kernel(6), operator.kernel(3)
+    assert torch.equal(t[:, :3], near[:, :3])
+    assert (t[:, 3:6] == 1).all()
+    if not causal:
+        assert (t[:, 6:9] == 1).all()
+        assert torch.equal(t[:, 9:], near[:, 3:])
 
 
-def test_inaudible_lags_are_left_out():
+def test_vanished_lags_are_left_out():
     """0.6^62 < 2^-46; and gamma is read from the weights, not from the arguments."""
     operator = Toeplitz(1, 1024, 2, 4, use_decay=True, use_pad=True, gamma=0.6)
-    assert operator.coefficients(1000)[0].shape[1] < 2 * 70
+    assert operator.lags_that_count(1000, torch.float32) < 70
     with torch.no_grad():
         operator.gamma.fill_(1.0)
-    assert operator.coefficients(1000)[0].shape[1] == 2 * 1000 - 1
+    assert operator.lags_that_count(1000, torch.float32) == 1000
+    assert operator.lags_that_count(2000, torch.float32) == 1024  # max_l
 
 
 def test_par_type_3_needs_causal():
@@ -101,21 +104,33 @@ def unit(kind, **kw):
     return kind(8, 2, dpb_embedding=6, tno_max_l=5, use_decay=True, gamma=0.9, **kw).double()
 
 
-@pytest.mark.parametrize("grid", [(1, 1), (4, 4), (3, 4)])
-def test_two_dimensions_both_orders_and_forms(grid, monkeypatch):
+@pytest.mark.parametrize("shape", [(1, 1), (4, 4), (3, 4)])
+def test_two_dimensions_both_orders_and_forms(shape):
     """2 C R v = C R v + R C v, by dense matrices and by transforms."""
-    h, w = grid
+    h, w = shape
     module = unit(TNO2d, tno_type=4)
     v = torch.randn(16, h, 2, w, dtype=torch.float64)
-    both = (module._along_columns(module._along_rows(v))
-            + module._along_rows(module._along_columns(v)))
+    rows, columns = module.toep1, module.toep2
+    both = (grid.along_columns(grid.along_rows(v, rows), columns)
+            + grid.along_rows(grid.along_columns(v, columns), rows))
     assert_same([module._mix(v)], [both])
-    monkeypatch.setattr(units, "DENSE_UP_TO", 0)
-    assert_same([module._mix(v)], [both])
-    x = torch.randn(2, h * w, 8, dtype=torch.float64)
-    by_transforms = module(x)
-    monkeypatch.undo()
-    assert_same([module(x)], [by_transforms])
+    by_transforms = grid.along_columns(grid.along_rows(v, rows, dense_up_to=0), columns,
+                                       dense_up_to=0)
+    assert_same([2 * by_transforms], [both])
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("side", [1, 4])
+def test_type_6_is_the_image_models_mixing(side, normalize):
+    """Dense, by transforms, and the equation."""
+    module = unit(TNO2d, tno_type=6, normalize=normalize)
+    v = torch.randn(16, side, 2, 5, dtype=torch.float64)
+    T_H, T_W = (operator.matrices(n, normalize)
+                for operator, n in ((module.toep2, side), (module.toep1, 5)))
+    expected = grid.mixed_plain(v, T_H, T_W)
+    assert_same([module._mix(v)], [expected])
+    for limit in (0, 4):  # all by transforms; the shorter axis dense
+        assert_same([grid.along_both(v, module.toep2, module.toep1, normalize, limit)], [expected])
 
 
 def test_two_dimensions_refuse_what_crashed():
@@ -128,7 +143,7 @@ def test_two_dimensions_refuse_what_crashed():
 
 def plain_unit(module, x):
     u, v = F.silu(module.u_proj(x)), F.silu(module.v_proj(x))
-    return module.o(u * module.toep.rows(v.transpose(1, 2)).transpose(1, 2))
+    return module.o(u * module.toep.mix(v.transpose(1, 2)).transpose(1, 2))
 
 
 @pytest.mark.parametrize("bias", [True, False])

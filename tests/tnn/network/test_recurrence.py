@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tnn import TnnModel, Tno
+from tnn import TnnBlock, TnnModel, Tno
 from tnn.lm.generate import generate, sampler
 from tnn.network.recurrence import MEMORIES, StateSpace, Window, lags_needed
 
@@ -77,6 +77,27 @@ def test_generation_does_not_depend_on_the_memory():
     assert texts[0].shape == (2, 35)
     assert torch.equal(texts[0], texts[1])
     assert torch.equal(texts[0], texts[2])
+
+
+@torch.no_grad()
+def test_window_of_coefficients_that_do_not_vanish():
+    """1 + elu(0) = 1: no lag may be left out, and none is known beyond the longest."""
+    tno, v = operator(gamma=0.6, act_type="1+elu"), torch.randn(1, 80, 6)
+    window = Window(tno, 80)
+    assert window.K == 80
+    y = torch.cat([window(v[:, :5]), window(v[:, 5:])], 1)
+    torch.testing.assert_close(y, whole(tno, v), atol=2e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="made for 80 positions"):
+        window(v[:, :1])
+    with pytest.raises(ValueError, match="made for 10 positions"):
+        Window(operator(use_decay=False), 10)(v)
+
+
+def test_normalized_units_are_not_generated_from():
+    model = TnnBlock(6, causal=True, normalize=True, rpe_embedding=4).eval()
+    memory = Window(model.self_attn.gtu.toep, 9)
+    with pytest.raises(ValueError, match="normalize"):
+        model(torch.randn(1, 2, 6), memory=memory)
 
 
 def test_what_is_refused():
