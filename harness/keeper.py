@@ -109,15 +109,14 @@ class Keeper:
             lock = Lock(self.places.lock)
             lock.acquire(f"{self.places.flag} {self.places.given}", self.fabric)
             self._stack.callback(lock.release)
+        self._stack.callback(self._close)
 
     def __exit__(self, kind, error, trace) -> bool | None:
         try:
             if isinstance(error, Interrupted) and self.run is not None and self.writes:
                 self._leave_early(error)
         except BaseException:
-            self._close()
             return self._stack.__exit__(*sys.exc_info())
-        self._close()
         return self._stack.__exit__(kind, error, trace)
 
     def _leave_early(self, stop: Interrupted) -> None:
@@ -132,10 +131,10 @@ class Keeper:
             self.on_ctrl_c(self.run)
 
     def _close(self) -> None:
-        if self.curves:
-            self.curves.close()
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
+        if self.curves:
+            self.curves.close()
 
     # -------------------------------------------------------------------------------- resume
     def _read_resume(self) -> None:
