@@ -25,8 +25,7 @@ from torch import nn
 from kernels.product import product
 from sparse_seq import SparseEmbedding, SparseLSTM
 from sparse_seq.blocks import choose_form
-from sparse_seq.language_modeling.model import LanguageModel
-from sparse_seq.language_modeling.training import TrainingLoss
+from sparse_seq.language_modeling.model import LanguageModel, TrainingLoss
 
 T, B, V = 35, 20, 10_000
 F = 0.66666
@@ -125,7 +124,7 @@ def model_job(settings: dict, device: str, form: str) -> Callable:
     for layer in model.rnns:
         if isinstance(layer, SparseLSTM):
             layer.form = form
-    loss_of = TrainingLoss(model, Namespace(alpha=2, beta=1, recite=False))
+    loss_of = TrainingLoss(model, alpha=2, beta=1)
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, fused=True)
     words = torch.randint(V, (71, B), device=device)
     hidden = model.init_hidden(B)

@@ -26,7 +26,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from common.dropout import WeightDrop, check_rate
+from common.dropout import WeightDrop, check_rate, dropout_mask
 from sparse_seq.blocks import FORMS, States, choose_form, sequential
 
 Range = tuple[int, int]
@@ -247,7 +247,7 @@ class SparseLSTM(nn.Module):
             return [getattr(lstm, name) for name in names]
         raw = lstm.weight_hh_l0_raw
         if self.training and block.dropout:
-            raw = raw * block.draw_mask(raw, tuple(raw.shape))
+            raw = raw * dropout_mask(raw, tuple(raw.shape), block.dropout)
         return [raw if name == "weight_hh_l0" else getattr(lstm, name) for name in names]
 
     # --------------------------------------------------------------------------- what it is

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 ORDERINGS = ("up", "down", "none", "rand")
 
@@ -26,6 +26,6 @@ def order_words(words: Sequence[str], counts: Sequence[int], ordering: str) -> l
     return words
 
 
-def digest(words: Sequence[str]) -> str:
+def digest(words: Iterable[str]) -> str:
     """SHA-256 of the words in order: the same ids, the same digest."""
     return hashlib.sha256("\n".join(words).encode()).hexdigest()

@@ -1,37 +1,41 @@
 """Command lines: the original's flags, names and defaults, and those that all scripts share.
 
-main.py and finetune.py take all; main_overfit.py has no dropouts and some other defaults.
+main.py and finetune.py take all; main_overfit.py has no dropouts and some other defaults. Nothing
+here imports torch, so that -h and a typing mistake are answered at once.
 """
 
 import argparse
 from pathlib import Path
 
-import torch
-
-from sparse_seq import runs
-from sparse_seq.language_modeling.model import SPARSE_MODES
+from harness import flags
 from sparse_seq.vocabulary import ORDERINGS
 
 HERE = Path(__file__).resolve().parent
-RATES = ("dropout", "dropouth", "dropouti", "dropoute", "wdrop")
+SPARSE_MODES = ("direct", "sparse_hidden", "sparse_emb", "sparse_all")
+RATES = ("dropout", "dropouth", "dropouti", "dropoute", "wdrop", "dropoutl")
+MOST_LAYERS = 1000
 
 
-def parser(description: str, **defaults) -> argparse.ArgumentParser:
-    """The flags of all three scripts but the dropouts; `defaults` by flag."""
-    p = argparse.ArgumentParser(description=description,
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    _data_and_model(p)
-    _sparseness(p)
-    _training(p)
-    runs.machine_flags(p, HERE / "logs")
+TEXTS = "folder with train.txt, valid.txt, test.txt (./getdata.sh ptb fetches it)"
+
+
+def parser(description: str, data: str = TEXTS, **defaults) -> argparse.ArgumentParser:
+    """The flags of all three scripts but the dropouts; `data`: the help of --data; `defaults` by
+    flag."""
+    p = flags.parser(description)
+    _add_data_and_model(p, data)
+    _add_sparseness(p)
+    _add_training(p)
+    flags.add_run(p, HERE / "logs")
+    flags.add_machine(p)
+    flags.add_parallel(p)
     p.set_defaults(**defaults)
     return p
 
 
-def _data_and_model(p: argparse.ArgumentParser) -> None:
+def _add_data_and_model(p: argparse.ArgumentParser, data: str) -> None:
     g = p.add_argument_group("data and model")
-    g.add_argument("--data", default=str(HERE / "data" / "penn"), metavar="DIR",
-                   help="folder with train.txt, valid.txt, test.txt (./getdata.sh ptb fetches it)")
+    g.add_argument("--data", default=str(HERE / "data" / "penn"), metavar="DIR", help=data)
     g.add_argument("--ordering", default="up", choices=ORDERINGS,
                    help="order of the words by training count: up is rare to frequent")
     g.add_argument("--emsize", type=int, default=400, help="size of the word vectors")
@@ -42,7 +46,7 @@ def _data_and_model(p: argparse.ArgumentParser) -> None:
     g.add_argument("--n_experts", type=int, default=1, help="softmaxes that are mixed")
 
 
-def _sparseness(p: argparse.ArgumentParser) -> None:
+def _add_sparseness(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("predefined sparseness")
     g.add_argument("--emblocks", type=int, default=1, help="blocks of the embedding")
     g.add_argument("--emdensity", type=float, default=1.0,
@@ -57,7 +61,7 @@ def _sparseness(p: argparse.ArgumentParser) -> None:
                    help="the layers have the parameters of dense ones that are this much smaller")
 
 
-def _training(p: argparse.ArgumentParser) -> None:
+def _add_training(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("training")
     g.add_argument("--lr", type=float, default=30, help="initial learning rate")
     g.add_argument("--clip", type=float, default=0.25, help="gradient norm limit (0: none)")
@@ -83,15 +87,13 @@ def _training(p: argparse.ArgumentParser) -> None:
                    help="folder for the corpus, the log, the best model and the training state")
     g.add_argument("--continue_train", action="store_true",
                    help="start from the model and optimizer in --save, with fresh epoch count")
-    g.add_argument("--exact-loss", action=runs.OnOff, default=False,
+    g.add_argument("--exact-loss", action=flags.OnOff, default=False,
                    help="divide evaluation losses by the number of predictions; the original (and "
                         "the published numbers) divide by one more per column")
-    g.add_argument("--cuda", action=runs.OnOff, default=None,
-                   help="use CUDA (None: if there is a device); --no-cuda is --device cpu")
     g.add_argument("--multi_gpu", action="store_true", help="--devices, with all GPUs there are")
 
 
-def dropouts(p: argparse.ArgumentParser) -> None:
+def add_dropouts(p: argparse.ArgumentParser) -> None:
     """The flags that main_overfit.py does not have."""
     g = p.add_argument_group("dropout")
     g.add_argument("--dropout", type=float, default=0.4, help="on the last layer's output")
@@ -105,19 +107,16 @@ def dropouts(p: argparse.ArgumentParser) -> None:
 
 def parse(p: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse.Namespace:
     """Parses, fills in what depends on other flags, refuses nonsense (exit code 2)."""
-    args = p.parse_args(argv)
+    args = flags.parse(p, argv)
     args.nhidlast = args.emsize if args.nhidlast < 0 else args.nhidlast
     args.small_batch_size = (args.batch_size if args.small_batch_size < 0
                              else args.small_batch_size)
     if getattr(args, "dropoutl", 0) < 0:
         args.dropoutl = args.dropouth
-    if args.multi_gpu and args.devices == 1:
-        args.devices = max(1, torch.cuda.device_count())
-    runs.check_flags(p, args, ("emsize", "nhid", "nhidlast", "nlayers", "n_experts", "emblocks",
-                               "lr", "epochs", "batch_size", "small_batch_size", "bptt",
-                               "log_interval", "sparse_blocks"),
-                     (*RATES, "dropoutl") if hasattr(args, "wdrop") else (),
-                     ("clip", "alpha", "beta", "wdecay", "nonmono", "max_seq_len_delta"))
+    flags.check(p, args, positive=("emsize", "nhid", "nhidlast", "nlayers", "n_experts", "emblocks",
+                                   "small_batch_size", "bptt", "sparse_blocks"),
+                not_negative=("clip", "alpha", "beta", "wdecay", "nonmono", "max_seq_len_delta"),
+                rates=RATES, most={"nlayers": MOST_LAYERS})
     if args.batch_size % args.small_batch_size:
         p.error(f"--small_batch_size {args.small_batch_size} does not divide --batch_size "
                 f"{args.batch_size}")

@@ -6,130 +6,154 @@ longer improves (Merity et al. 2017, section 5).
                        --save logs/awd-lstm-sparse
     -> test perplexity 56.6 and 57.0 on the Penn Treebank (published)
 
-The corpus and the model come from --save, where main.py put them, and so do the model's sizes and
-dropouts: flags that say otherwise have no effect. The result is --save/finetune_model.pt.
+The model comes from --save, where main.py put it, and so do its sizes and dropouts: flags that say
+otherwise have no effect. The texts are those that it was trained on, or with --data others of which
+it knows every word. The result is --save/finetune_model.pt.
 """
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import numpy as np
-
-from common.asgd import averaged, non_monotone
-from sparse_seq import files, runs
 from sparse_seq.language_modeling import args as flags
-from sparse_seq.language_modeling.data import Corpus
-from sparse_seq.language_modeling.main import introduce, make_model, read_corpus
-from sparse_seq.language_modeling.model import LanguageModel
-from sparse_seq.language_modeling.training import (
-    Run,
-    load_optimizer,
-    make_optimizer,
-    restore,
-    run_epochs,
-    save_best,
-    test,
-    validate,
-)
-
-NUMPY_SEED = 331  # the original's, whatever --seed says: the sequence lengths
-SHORTEST = 100    # epochs before the stopping rule may speak
 
 
 # ------------------------------------------------------------------------------------- settings
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = flags.parser("Fine-tuning of a dense or sparse AWD-LSTM")
-    flags.dropouts(p)
-    p.set_defaults(momentum=0.0, lr_decay=1.0, recite=False)
-    return flags.parse(p, argv)
+    parser = flags.parser(
+        "Fine-tuning of a dense or sparse AWD-LSTM",
+        data="folder with train.txt, valid.txt, test.txt, whose words the model must know (None: "
+             "the texts that main.py left in --save)")
+    flags.add_dropouts(parser)
+    parser.set_defaults(data=None)
+    return flags.parse(parser, argv)
+
+
+if __name__ == "__main__":
+    parse_args()  # -h and typing mistakes are answered before torch is imported
+
+from common.asgd import averaged, non_monotone
+from harness import files
+from harness.endings import BadInput, bad_input
+from harness.keeper import Keeper
+from sparse_seq.first_release import upgrade
+from sparse_seq.language_modeling.data import Corpus
+from sparse_seq.language_modeling.model import LanguageModel
+from sparse_seq.language_modeling.run import (
+    NOTHING_STORED,
+    Recipe,
+    Run,
+    introduce,
+    load_corpus,
+    make_model,
+    make_run,
+    model_content,
+    places,
+    save_best,
+    start_from_best,
+    use_all_gpus,
+)
+from sparse_seq.language_modeling.training import (
+    measure,
+    more_epochs,
+    next_epoch,
+    test,
+    train_epoch,
+    validate,
+)
+from sparse_seq.weights import is_ours, load_weights, weights_of
+
+LENGTH_SEED = 331  # the original's, whatever --seed says
+SHORTEST = 100     # epochs before early stopping may trigger
 
 
 # --------------------------------------------------------------------------------- data and model
-def load_trained(args: argparse.Namespace, folder: Path) -> tuple[Corpus, LanguageModel]:
+def load_texts(args: argparse.Namespace, keeper: Keeper) -> Corpus:
+    """Those that main.py left in --save, or with --data others. Raises BadInput."""
+    kept = Path(args.save) / "corpus.pt"
+    with bad_input("--save: "):
+        corpus = Corpus.from_content(files.read(kept)) if kept.is_file() else None
+    if args.data is not None:
+        return load_corpus(args, keeper, corpus.words if corpus else None)
+    if corpus is None:
+        raise BadInput(f"--save: there is no file {kept}; give the texts with --data")
+    return corpus
+
+
+def load_model(args: argparse.Namespace, corpus: Corpus) -> LanguageModel:
     """What main.py left; for an original's state_dict, the flags give sizes and dropouts."""
-    with runs.users("--save"):
-        trained = files.read(folder / f"{'finetune_' if args.continue_train else ''}model.pt")
-        corpus = (Corpus.from_content(files.read(folder / "corpus.pt"))
-                  if (folder / "corpus.pt").is_file() else read_corpus(args))
-        ours = files.is_ours(trained)
-        if ours and "config" not in trained:
-            raise ValueError(f"the model in {folder} is not one that main.py wrote")
-        if ours and trained["vocabulary"] != corpus.digest():
-            raise ValueError(f"the model in {folder} was trained on other words than its corpus.pt")
-        model = (LanguageModel(**trained["config"]) if ours else
-                 make_model(args, len(corpus.words)))
-        files.load_weights(model, files.weights_of(trained))
-    return corpus, model
+    with bad_input("--save: "):
+        trained = files.read(Path(args.save) / "model.pt")
+        if not is_ours(trained):
+            model = make_model(args, len(corpus.words))
+        elif "config" not in trained:
+            raise ValueError(f"the model in {args.save} is not one that main.py wrote")
+        elif trained["vocabulary"] != corpus.digest():
+            raise ValueError(f"the model in {args.save} was trained on other words than those of "
+                             f"{args.data or 'its corpus.pt'}")
+        else:
+            model = LanguageModel(**trained["config"])
+        load_weights(model, weights_of(trained))
+    return model
 
 
-def build(args: argparse.Namespace) -> Run:
-    """The trained model and averaged SGD, at the start or where --resume says."""
-    state = runs.read_state(args, "finetune.py", "finetune_state.pt")
-    if state is not None and "progress" not in state:
-        raise runs.BadInput("--resume takes a fine-tuning state; the model to tune is in --save")
-    fabric, folder = runs.make_fabric(args), Path(args.save)
-    corpus, model = load_trained(args, folder)
-    runs.run_folder(args.save, fabric)
-    run = Run(args, fabric, corpus, model, folder, "finetune.py",
-              np.random.RandomState(NUMPY_SEED), prefix="finetune_")
-    run.optimizer = make_optimizer(run, "asgd")
-    if state is not None:
-        restore(run, state)
-    elif args.continue_train and run.file("optimizer.pt").is_file():
-        with runs.users("--continue_train"):
-            optimizer = files.read(run.file("optimizer.pt"))
-            files.same_epoch(files.read(run.file("model.pt")), optimizer)
-            load_optimizer(run, optimizer)
-    if state is None and fabric.is_global_zero:
-        prepare_files(run)
-    run.journal = runs.Journal(fabric, run.file("log.txt"),
-                               runs.metrics_folder(args, state, ".finetune"), state)
-    introduce(run)
-    if state is None:
-        run.progress.best = run.evaluate(run.valid)
+def build(args: argparse.Namespace, keeper: Keeper) -> Run:
+    """The trained model and averaged SGD, or what --continue_train names."""
+    corpus = load_texts(args, keeper)
+    run = make_run(keeper, Recipe(optimizer="asgd", length_seed=LENGTH_SEED), corpus,
+                   load_model(args, corpus))
+    if args.continue_train and keeper.found is None:
+        start_from_best(run)
     return run
 
 
-def prepare_files(run: Run) -> None:
-    """An earlier run's files get other names; the model to beat is the one that was read."""
-    for name in ("state.pt", "state.prev.pt"):
-        files.set_aside(run.file(name))
-    if not run.args.continue_train:
-        for name in ("model.pt", "optimizer.pt"):
-            files.set_aside(run.file(name))
-        shutil.copy2(run.folder / "model.pt", run.file("model.pt"))
+def keep_beginning(run: Run) -> None:
+    """The model to improve on is the one that was read. It and the training state are stored before
+    the first update, so that a run killed from then on is resumed, not begun again."""
+    loss = run.keeper.check_finite(measure(run, run.valid))
+    if run.args.continue_train:  # it is in its place already
+        run.keeper.best_suffix = ""
+    else:
+        run.keeper.save_best(model_content(run, loss))
+    run.progress.best = loss
+    run.keeper.save()
 
 
 # -------------------------------------------------------------------------------------- training
 def end_of_epoch(run: Run) -> None:
-    """Validation with the averages, the best model, the stopping rule."""
-    p, nonmono = run.progress, run.args.nonmono
+    """Validation with the averages, the best model, early stopping."""
+    p = run.progress
     with averaged(run.optimizer):
         loss = validate(run)
         if loss < p.best:
             save_best(run, loss, "Saving Averaged!")
             p.best = loss
-    if len(p.history) > SHORTEST and non_monotone(p.history, nonmono, loss):
-        run.journal.say("Done!")
+    if len(p.history) > SHORTEST and non_monotone(p.history, run.args.nonmono, loss):
+        run.keeper.say("Done!")
         p.done = True
     p.history.append(loss)
+    next_epoch(run)
 
 
-def train(run: Run) -> None:
-    """All epochs, then the test of the best model."""
-    run_epochs(run, end_of_epoch)
-    test(run)
-
-
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> Run:
     args = parse_args(argv)
-    with runs.orderly_exit("finetune.py"):
-        train(build(args))
+    use_all_gpus(args)
+    # Without --save there is no model either, as load_texts will say: no folder is made for that.
+    with Keeper("sparse_seq/language_modeling/finetune.py", args, upgrade=upgrade,
+                writes=Path(args.save).is_dir(), **places(args, "finetune_")) as keeper:
+        run = build(args, keeper)
+        keeper.resume(run, on_ctrl_c=test)
+        introduce(run)
+        if run.progress.best == NOTHING_STORED:
+            keep_beginning(run)
+        while more_epochs(run):
+            if train_epoch(run):
+                end_of_epoch(run)
+        test(run)
+    return run
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 Merity, Keskar, Socher 2017 (arXiv 1708.02182) with the output layer of Yang et al. 2018 (arXiv
 1711.03953), as Demeester et al. 2018 put them together (section 4.1). Parameter names are theirs.
 
-Letters: T time, B batch, V vocabulary, E embedding size, H a layer's size, K experts.
+Notation: T time, B batch, V vocabulary, E embedding size, H a layer's size, K experts, N = T*B*K
+rows of logits; h, c hidden and cell states.
 """
 
 import math
@@ -12,13 +13,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from common.dropout import WeightDrop, check_rate, locked_dropout
 from sparse_seq.embedding import SparseEmbedding
 from sparse_seq.rnn import SparseLSTM
 
-SPARSE_MODES = ("direct", "sparse_hidden", "sparse_emb", "sparse_all")
 EPSILON = 1e-8  # added to every probability before the logarithm, as in the original
 CACHED = 1 << 18  # numbers that fit the second-level cache of a core
 Hidden = list[tuple[Tensor, Tensor]]  # per layer (h, c), each (1, B, H)
@@ -34,16 +33,20 @@ class Outputs(NamedTuple):
 
 
 def reductions(mode: str, fraction: float, nlayers: int) -> list[tuple[float, float]]:
-    """(reduce_in, reduce_out) of every layer. Raises ValueError if the mode needs more layers."""
-    f, middle = fraction, max(0, nlayers - 2)
+    """(reduce_in, reduce_out) of every layer. Raises ValueError for an unknown mode, or if the mode
+    needs more layers."""
+    f = fraction
+    modes = {"sparse_hidden": ((1, f), (f, f), (f, 1)),  # first layer, those between, last
+             "sparse_emb": ((f, 1), (1, 1), (1, f)),
+             "sparse_all": ((f, f), (f, f), (f, f))}
+    if mode not in modes:
+        raise ValueError(f"unknown sparse_mode {mode!r}; choose from direct, {', '.join(modes)}")
     if nlayers == 1:
         if mode != "sparse_hidden":
-            raise ValueError(f"--sparse_mode {mode} needs at least 2 layers")
+            raise ValueError(f"sparse_mode {mode} needs at least 2 layers")
         return [(1, 1)]
-    first, between, last = {"sparse_hidden": ((1, f), (f, f), (f, 1)),
-                            "sparse_emb": ((f, 1), (1, 1), (1, f)),
-                            "sparse_all": ((f, f), (f, f), (f, f))}[mode]
-    return [first, *[between] * middle, last]
+    first, between, last = modes[mode]
+    return [first, *[between] * (nlayers - 2), last]
 
 
 class LanguageModel(nn.Module):
@@ -173,9 +176,36 @@ def _floored(log_p: Tensor) -> Tensor:
     return torch.logaddexp(log_p, log_p.new_tensor(math.log(EPSILON)))
 
 
+class TrainingLoss(nn.Module):
+    """Cross entropy and activation regularisation (Merity et al. 2017, section 4.6).
+
+    Args:
+        alpha: weight of the mean square of the dropped last output (AR).
+        beta: weight of the mean square of its change from step to step, before dropout (TAR).
+        count: also count the targets that are the likeliest word.
+    """
+
+    def __init__(self, model: LanguageModel, alpha: float, beta: float, count: bool = False):
+        super().__init__()
+        self.model, self.alpha, self.beta, self.count = model, alpha, beta, count
+
+    def forward(self, data: Tensor, targets: Tensor, hidden: Hidden
+                ) -> tuple[Tensor, Tensor, Tensor, Hidden]:
+        """data (T, B), targets (T*B) -> loss, cross entropy alone, hits, new hidden."""
+        found = self.model.run_layers(data, hidden)
+        raw_loss, hits = self.model.score(found.output, targets, self.count)
+        loss = raw_loss
+        if self.alpha:
+            loss = loss + self.alpha * found.dropped[-1].pow(2).mean()
+        if self.beta and len(data) > 1:  # one time step has no slowness
+            loss = loss + self.beta * found.raw[-1].diff(dim=0).pow(2).mean()
+        return loss, raw_loss, hits, found.hidden
+
+
 # ------------------------------------------------------------------------- softmax of the targets
 def target_log_prob(logits: Tensor, targets: Tensor) -> Tensor:
-    """log softmax(logits)[target] per row: (N, V), (N) -> (N). On the CPU the logits are lost."""
+    """log softmax(logits)[target] per row: (N, V), (N) -> (N). On the CPU the logits are lost, and
+    there is no second derivative (an error says so)."""
     if logits.device.type != "cpu" or logits.dtype == torch.bfloat16 or (
             torch.compiler.is_compiling()):
         return target_log_prob_plain(logits, targets)
@@ -189,7 +219,9 @@ def target_log_prob_plain(logits: Tensor, targets: Tensor) -> Tensor:
 
 class _TargetLogProb(torch.autograd.Function):
     """The memory of the logits becomes the softmax and later the gradient, some rows at a time so
-    that they stay in the cache; the plain form writes three arrays of that size."""
+    that they stay in the cache; the plain form writes three arrays of that size (56 MB each for 70
+    x 20 words of 10,000). Nobody else may read the logits afterwards: `score`, the only caller,
+    makes them and lets them go."""
 
     @staticmethod
     def forward(ctx, logits, targets):
@@ -197,7 +229,7 @@ class _TargetLogProb(torch.autograd.Function):
         parts = zip(logits.split(rows), targets[:, None].split(rows), log_p.split(rows),
                     strict=True)
         for part, target, result in parts:
-            part -= part.amax(1, keepdim=True)
+            part -= part.amax(1, keepdim=True)  # so that exp cannot overflow
             torch.gather(part, 1, target, out=result)
             norm = part.exp_().sum(1, keepdim=True)
             result -= norm.log()
@@ -207,9 +239,12 @@ class _TargetLogProb(torch.autograd.Function):
         return log_p[:, 0]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
+        if torch.is_grad_enabled():  # create_graph=True: once_differentiable would give zeros
+            raise RuntimeError("target_log_prob has no second derivative on the CPU, since its "
+                               "logits are gone; use target_log_prob_plain")
         softmax, targets = ctx.saved_tensors
+        # d log p_t / d logit_v = [v = t] - softmax_v
         rows = max(1, CACHED // softmax.shape[1])
         for part, target, g in zip(softmax.split(rows), targets[:, None].split(rows),
                                    grad[:, None].split(rows), strict=True):

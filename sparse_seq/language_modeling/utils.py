@@ -1,9 +1,18 @@
 """Batches, sequence lengths and evaluation of the language models.
 
-Letters: T time steps, B batch columns.
+Notation: T time steps, B batch columns.
+
+batchify cuts a text into B stretches and lays them side by side; get_batch takes T rows of that,
+and as targets the rows one further down. The alphabet in B = 4 columns, T = 2:
+
+    a g m s        data  a g m s    targets  b h n t
+    b h n t              b h n t             c i o u
+    c i o u
+    d j p v        Each column is one continuous text for the state that is carried along; the words
+    e k q w        y z, which fill no row, are dropped.
+    f l r x
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,15 +22,18 @@ from torch import Tensor
 from sparse_seq.language_modeling.model import Hidden, LanguageModel
 
 
-def batchify(text: Tensor, columns: int, device: torch.device | str = "cpu") -> Tensor:
+def batchify(text: Tensor, columns: int, name: str = "the text", remedy: str = "", rows: int = 2
+             ) -> Tensor:
     """A text cut into `columns` equal stretches side by side: (len(text) // columns, columns).
 
-    Raises ValueError if a stretch would have fewer than two tokens.
+    Raises ValueError if a stretch would have fewer than `rows` tokens, with the text's name and the
+    remedy besides a longer text.
     """
-    rows = len(text) // columns
-    if rows < 2:
-        raise ValueError(f"a text of {len(text)} tokens is too short for {columns} columns")
-    return text[:rows * columns].view(columns, rows).t().contiguous().to(device)
+    found = len(text) // columns
+    if found < rows:
+        raise ValueError(f"{name} has {len(text)} words (line ends counted), too few for {columns} "
+                         f"columns of at least {rows}: give a longer text{remedy}")
+    return text[:found * columns].view(columns, found).t().contiguous()
 
 
 def get_batch(source: Tensor, i: int, length: int) -> tuple[Tensor, Tensor]:
@@ -43,17 +55,14 @@ def detached(hidden: Hidden) -> Hidden:
     return [(h.detach(), c.detach()) for h, c in hidden]
 
 
-def perplexity(loss: float) -> float:
-    return math.exp(loss) if loss < 700 else math.inf
-
-
 @torch.no_grad()
 def evaluate(model: LanguageModel, source: Tensor, bptt: int, exact: bool = False,
              check: Callable[[], None] = lambda: None) -> float:
     """Mean loss of the text source (rows, B) in chunks of bptt, states carried along.
 
     The sum over the rows-1 predictions is divided by rows, as in the original: reported losses are
-    (rows-1)/rows of the true ones, the published too. `exact` divides by rows-1.
+    (rows-1)/rows of the true ones, the published too. `exact` divides by rows-1. check is called
+    before every chunk.
     """
     was_training = model.training
     model.eval()

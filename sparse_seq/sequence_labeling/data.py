@@ -1,12 +1,12 @@
 """Tagged sentences to ids, and batches of them.
 
-A folder holds {train,valid,test}.conll (or wsj_*.conll, the original's names) with one token and
-its tag per line, separated by a tab, and a line without a tab after each sentence; or the files of
+A folder holds {train,valid,test}.conll (or wsj_*.conll, the original's names), or the files of
 CoNLL-2000 (train.txt, test.txt: every tenth training sentence becomes validation), or those of
-Universal Dependencies English (en-ud-{train,dev,test}.ppos.tsv). tags.txt lists the tags, one per
-line, also an empty one; without it they are those that occur, sorted.
+Universal Dependencies ({train,dev,test}.conllu, *-ud-{train,dev,test}.conllu, or English as
+en-ud-{train,dev,test}.ppos.tsv). tags.txt lists the tags, one per line, also an empty one; without
+it they are those that occur, sorted. Lines are told apart in reader.py.
 
-Letters: T time, B batch.
+Notation: T time, B batch.
 """
 
 from collections import Counter
@@ -18,16 +18,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sparse_seq.sequence_labeling.reader import Sentence, lines_of, read_sentences
 from sparse_seq.vocabulary import order_words
 
 SPLITS = ("train", "valid", "test")
 PAD, UNK = "<pad>", "<unk>"
 LAYOUTS = (
-    tuple(f"wsj_{split}.conll" for split in SPLITS),
-    tuple(f"{split}.conll" for split in SPLITS),
-    tuple(f"en-ud-{split}.ppos.tsv" for split in ("train", "dev", "test")),
+    ("wsj_train.conll", "wsj_valid.conll", "wsj_test.conll"),
+    ("train.conll", "valid.conll", "test.conll"),
+    ("train.conllu", "valid.conllu", "test.conllu"),
+    ("train.conllu", "dev.conllu", "test.conllu"),
+    ("*-ud-train.conllu", "*-ud-dev.conllu", "*-ud-test.conllu"),
+    ("en-ud-train.ppos.tsv", "en-ud-dev.ppos.tsv", "en-ud-test.ppos.tsv"),
 )
-Sentence = list[tuple[str, str]]  # (token, tag)
+CONLL_2000 = ("train.txt", "test.txt")
 
 
 class Batch(NamedTuple):
@@ -38,43 +42,39 @@ class Batch(NamedTuple):
     lengths: Tensor
 
 
-def read_sentences(path: Path, separator: str | None = "\t") -> list[Sentence]:
-    """The sentences of a file. Further columns are ignored, empty sentences too, and the last one
-    counts even where no empty line follows (the original lost it)."""
-    sentences, current = [], []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from None
-    for line in lines:
-        columns = line.split(separator)
-        if len(columns) > 1:
-            current.append((columns[0], columns[1]))
-        elif current:
-            sentences.append(current)
-            current = []
-    return [*sentences, current] if current else sentences
+def find_files(folder: Path) -> dict[str, Path]:
+    """{split: file} by the first layout that the folder has; CoNLL-2000 has no valid. Raises
+    FileNotFoundError, naming the file that a layout lacks; ValueError if there are several."""
+    lacking = []
+    for names in (*LAYOUTS, CONLL_2000):
+        found = [sorted(folder.glob(name)) for name in names]
+        if all(found):
+            for name, paths in zip(names, found, strict=True):
+                if len(paths) > 1:
+                    raise ValueError(f"several files {name} in {folder}: leave one")
+            splits = SPLITS if len(names) == 3 else ("train", "test")
+            return {split: paths[0] for split, paths in zip(splits, found, strict=True)}
+        if found[0]:
+            lacking += [name for name, paths in zip(names, found, strict=True) if not paths]
+    if lacking:
+        raise FileNotFoundError(f"no {lacking[0]} in {folder}")
+    raise FileNotFoundError("no train.conll (nor wsj_train.conll, nor train.txt of CoNLL-2000, nor "
+                            f"a .conllu or .ppos.tsv of Universal Dependencies) in {folder}")
 
 
-def read_folder(folder: Path) -> dict[str, list[Sentence]]:
-    """{split: sentences}. Raises FileNotFoundError if the folder has none of the layouts,
-    ValueError if a file holds no sentence."""
-    for names in LAYOUTS:
-        if (folder / names[0]).is_file():
-            parts = {split: read_sentences(folder / name)
-                     for split, name in zip(SPLITS, names, strict=True)}
-            break
-    else:
-        if not (folder / "train.txt").is_file():
-            raise FileNotFoundError(f"no train.conll (nor wsj_train.conll, nor train.txt of "
-                                    f"CoNLL-2000, nor en-ud-train.ppos.tsv) in {folder}")
-        # Blanks separate the columns of CoNLL-2000, which has no validation part.
-        train, test = (read_sentences(folder / f"{s}.txt", None) for s in ("train", "test"))
-        parts = {"train": [s for i, s in enumerate(train) if i % 10 != 9],
-                 "valid": train[9::10], "test": test}
+def read_files(paths: dict[str, Path]) -> dict[str, list[Sentence]]:
+    """{split: sentences}. Raises ValueError if a file holds no sentence or a line is unclear."""
+    parts = {split: read_sentences(path) for split, path in paths.items()}
+    if "valid" not in parts:
+        train = parts["train"]
+        parts = {"train": [s for i, s in enumerate(train) if i % 10 != 9], "valid": train[9::10],
+                 "test": parts["test"]}
     for split, sentences in parts.items():
         if not sentences:
-            raise ValueError(f"the {split} file in {folder} holds no sentence")
+            if split not in paths:
+                raise ValueError(f"{paths['train']} holds fewer than ten sentences, every tenth of "
+                                 "which is for validation")
+            raise ValueError(f"the {split} file {paths[split]} holds no sentence")
     return parts
 
 
@@ -82,33 +82,37 @@ class TaggedCorpus:
     """The three parts as lists of (word ids, tag ids), numpy arrays; the vocabulary from train.
 
     `words[i]` is word i, in the order asked for; <pad> and <unk> stand before the training tokens
-    and count as seen once. A token of valid or test that train does not have is <unk>.
+    and count as seen once. A token of valid or test that train does not have is <unk>. `paths` are
+    the files read, by part, and `tags` if there is a tags.txt.
     Raises FileNotFoundError or ValueError for a folder that cannot be used.
     """
 
     def __init__(self, folder: str | Path, ordering: str = "up"):
-        self.folder = Path(folder)
-        parts = read_folder(self.folder)
+        self.paths = find_files(Path(folder))
+        parts = read_files(self.paths)
         counts = Counter([PAD, UNK])
         counts.update(token for sentence in parts["train"] for token, _ in sentence)
         self.words = order_words(list(counts), list(counts.values()), ordering)
-        self.tags = self._read_tags(parts)
+        self.tags = self._tags(Path(folder) / "tags.txt", parts)
         word_id = {word: i for i, word in enumerate(self.words)}
         tag_id = {tag: i for i, tag in enumerate(self.tags)}
         unk = word_id[UNK]
-        try:
-            self.parts = {split: [(np.array([word_id.get(token, unk) for token, _ in sentence]),
-                                   np.array([tag_id[tag] for _, tag in sentence]))
-                                  for sentence in sentences]
-                          for split, sentences in parts.items()}
-        except KeyError as error:
-            raise ValueError(f"the tag {error} is not in {self.folder / 'tags.txt'}") from None
+        self.parts = {split: [(np.array([word_id.get(token, unk) for token, _ in sentence]),
+                               np.array([tag_id[tag] for _, tag in sentence]))
+                              for sentence in sentences] for split, sentences in parts.items()}
 
-    def _read_tags(self, parts: dict[str, list[Sentence]]) -> list[str]:
-        path = self.folder / "tags.txt"
-        if path.is_file():
-            return path.read_text(encoding="utf-8").splitlines()
-        return sorted({tag for sentences in parts.values() for s in sentences for _, tag in s})
+    def _tags(self, path: Path, parts: dict[str, list[Sentence]]) -> list[str]:
+        occur = {split: {tag for sentence in sentences for _, tag in sentence}
+                 for split, sentences in parts.items()}
+        if not path.is_file():
+            return sorted(set().union(*occur.values()))
+        self.paths["tags"] = path
+        tags = lines_of(path)
+        for split, found in occur.items():
+            for tag in sorted(found.difference(tags)):
+                raise ValueError(f"the tag {tag!r} is not in {path}; it stands in "
+                                 f"{self.paths.get(split, self.paths['train'])}")
+        return tags
 
 
 def make_batch(sentences: list[tuple[np.ndarray, np.ndarray]],

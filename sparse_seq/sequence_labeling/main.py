@@ -19,27 +19,34 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-import numpy as np
-import torch
-
-from sparse_seq import files, runs
-from sparse_seq.sequence_labeling import utils
-from sparse_seq.sequence_labeling.data import TaggedCorpus, make_batch, training_order
-from sparse_seq.sequence_labeling.model import Tagger
+from harness import flags
 from sparse_seq.vocabulary import ORDERINGS
 
 HERE = Path(__file__).resolve().parent
 ORDER_SEED = 1234  # the original's: the order of the batches does not depend on --seed
+MOST_LAYERS = 1000
 
 
 # ------------------------------------------------------------------------------------- settings
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(description="LSTM tagger with a dense or sparse embedding",
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    g = p.add_argument_group("data and model")
+    parser = flags.parser("LSTM tagger with a dense or sparse embedding")
+    add_data_and_model(parser)
+    add_training(parser)
+    flags.add_run(parser, HERE / "logs")
+    flags.add_machine(parser, cuda=False)
+    flags.add_parallel(parser)
+    args = flags.parse(parser, argv)
+    flags.check(parser, args, positive=("emsize", "emb_blocks", "nhid", "layers"),
+                not_negative=("momentum", "l2"), most={"layers": MOST_LAYERS},
+                rates=("dropouti", "dropoute", "wdrop", "dropouth"))
+    return args
+
+
+def add_data_and_model(parser: argparse.ArgumentParser) -> None:
+    g = parser.add_argument_group("data and model")
     g.add_argument("--data", default=default_data(), metavar="DIR",
                    help="folder with wsj_{train,valid,test}.conll and tags.txt, with CoNLL-2000 or "
-                        "with UD English; the original's is data/ptb")
+                        "with Universal Dependencies; the original's is data/ptb")
     g.add_argument("--vocab_order", default="up", choices=ORDERINGS,
                    help="order of the words by frequency: up is rare to frequent")
     g.add_argument("--emsize", type=int, default=100, help="size of the word vectors")
@@ -48,7 +55,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                    help="share of the embedding's entries that exist")
     g.add_argument("--nhid", type=int, default=50, help="hidden units per direction")
     g.add_argument("--layers", type=int, default=1, help="LSTM layers")
-    g = p.add_argument_group("training")
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    g = parser.add_argument_group("training")
     g.add_argument("--epochs", type=int, default=300, help="epochs; the last one is tested")
     g.add_argument("--batch_size", type=int, default=20, help="sentences per batch")
     g.add_argument("--optimizer", default="adam", choices=("adam", "sgd"), help="update rule")
@@ -61,14 +71,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     g.add_argument("--dropouth", type=float, default=0, help="on the LSTM's output")
     g.add_argument("--seed", type=whole_number, default=1982,
                    help="seed of every random stream")
-    g.add_argument("--save", default="results", metavar="DIR",
+    g.add_argument("--save", default=str(HERE / "logs" / "tagger"), metavar="DIR",
                    help="folder for log.txt, the best model (model.pt) and the state (state.pt)")
-    runs.machine_flags(p, HERE / "logs")
-    args = p.parse_args(argv)
-    runs.check_flags(p, args, ("emsize", "emb_blocks", "nhid", "layers", "epochs", "batch_size",
-                               "lr"),
-                     ("dropouti", "dropoute", "wdrop", "dropouth"), ("momentum", "l2"))
-    return args
 
 
 def whole_number(text: str) -> int:
@@ -84,52 +88,60 @@ def default_data() -> str:
     return str(HERE / "data" / ("ptb" if (HERE / "data" / "ptb").is_dir() else "conll2000"))
 
 
+if __name__ == "__main__":
+    parse_args()  # -h and typing mistakes are answered before torch is imported
+
+import numpy as np
+import torch
+
+from harness import machine
+from harness.endings import BadInput, bad_input
+from harness.inputs import digest_of, load_in_turn
+from harness.keeper import Keeper
+from sparse_seq.first_release import upgrade
+from sparse_seq.sequence_labeling.data import TaggedCorpus, make_batch, training_order
+from sparse_seq.sequence_labeling.model import Tagger
+from sparse_seq.sequence_labeling.utils import (
+    BatchLoss,
+    Run,
+    accuracy,
+    make_optimizer,
+    model_content,
+    share_of,
+)
+
+
 # ------------------------------------------------------------------------------- data and model
-def load_corpus(args: argparse.Namespace) -> TaggedCorpus:
+def load_corpus(args: argparse.Namespace, keeper: Keeper) -> TaggedCorpus:
     name = "tagging" if Path(args.data).name == "tagging" else "pos"
-    try:
-        return TaggedCorpus(args.data, args.vocab_order)
-    except FileNotFoundError as error:
-        raise runs.BadInput(f"--data: {error}; ./getdata.sh {name} fetches what it knows") from None
-    except (ValueError, NotADirectoryError) as error:
-        raise runs.BadInput(f"--data: {error}") from None
+    corpus = load_in_turn(keeper.fabric, lambda: TaggedCorpus(args.data, args.vocab_order),
+                          "--data", f"./getdata.sh {name} fetches what it knows")
+    if (count := len(corpus.parts["train"])) < args.batch_size:
+        raise BadInput(f"--data: {corpus.paths['train']} has {count} sentences for training, fewer "
+                       f"than a batch: give a --batch_size of at most {count}, or more sentences")
+    return corpus
 
 
-def build(args: argparse.Namespace) -> utils.Run:
-    """Data, model and optimiser, at the start or where --resume says."""
-    state = runs.read_state(args, "main.py")
-    if state is not None and "progress" not in state:
-        raise runs.BadInput("--resume takes a training state here (state.pt)")
-    fabric = runs.make_fabric(args)
-    folder = runs.run_folder(args.save, fabric)
-    corpus = load_corpus(args)
-    with runs.users("--emb_density, --emb_blocks"):
+def build(args: argparse.Namespace, keeper: Keeper) -> Run:
+    """Data, model and optimizer, at the beginning."""
+    fabric, corpus = keeper.fabric, load_corpus(args, keeper)
+    with bad_input("--emb_density, --emb_blocks: "):
         model = Tagger(len(corpus.words), args.emsize, args.nhid, len(corpus.tags), args.layers,
                        args.emb_blocks, args.emb_density, args.dropouti, args.dropoute,
                        args.dropouth, args.wdrop)
     compiled = torch.compile(model, dynamic=True) if args.compile else model
-    loss = fabric.setup_module(utils.BatchLoss(compiled))
-    run = utils.Run(args, fabric, corpus, model, loss,
-                    utils.make_optimizer(args, model, fabric.device),
-                    np.random.RandomState(ORDER_SEED), folder)
-    if fabric.global_rank:  # the same start everywhere, other dropout masks
-        torch.manual_seed(args.seed + fabric.global_rank)
-    if state is not None:
-        utils.restore(run, state)
-    elif fabric.is_global_zero:
-        for name in ("model.pt", "state.pt", "state.prev.pt"):
-            files.set_aside(folder / name)
-    run.journal = runs.Journal(fabric, folder / "log.txt", runs.metrics_folder(args, state), state)
-    run.stop = runs.StopSignals(fabric)
-    introduce(run)
-    return run
+    loss = fabric.setup_module(BatchLoss(compiled))
+    machine.own_stream(fabric, args.seed)
+    return Run(args, keeper, corpus, model, loss, make_optimizer(args, model, fabric.device),
+               np.random.RandomState(ORDER_SEED),
+               {path.name: digest_of(path) for path in corpus.paths.values()})
 
 
-def introduce(run: utils.Run) -> None:
+def introduce(run: Run) -> None:
     """What is about to be trained."""
-    say, model, embedding = run.journal.say, run.model, run.model.word_embeddings
-    rnn, words = (sum(p.numel() for p in m.parameters()) for m in (model.lstm, embedding))
-    total = sum(p.numel() for p in model.parameters())
+    say, model, embedding = run.keeper.say, run.model, run.model.word_embeddings
+    words, rnn, total = (sum(weight.numel() for weight in module.parameters())
+                         for module in (embedding, model.lstm, model))
     say(f"Args: {run.args}\nnumber of tokens in vocab: {len(run.corpus.words)}\n"
         f"tag set size: {len(run.corpus.tags)}")
     say(f"vocabulary per block: {[len(block.weight) for block in embedding.embedders]}\n"
@@ -139,92 +151,78 @@ def introduce(run: utils.Run) -> None:
 
 
 # ------------------------------------------------------------------------------------- training
-def train_epoch(run: utils.Run) -> None:
-    """Goes on with the current epoch to its end, or to --max-steps. Raises Interrupted."""
-    args, progress, sentences = run.args, run.progress, run.corpus.parts["train"]
+def train_epoch(run: Run) -> bool:
+    """Continues the current epoch to its end. False: --max-steps cut it short, and --resume will
+    continue in the middle of it. Raises Interrupted."""
+    p, sentences = run.progress, run.corpus.parts["train"]
     if run.order is None:
-        run.order = training_order(sentences, args.batch_size, run.order_rng)
+        run.order = training_order(sentences, run.args.batch_size, run.orders)
     run.model.train()
-    while progress.batch < len(run.order) and not out_of_steps(run):
-        batch = make_batch([sentences[i] for i in run.order[progress.batch]], run.fabric.device)
-        progress.losses.append(one_update(run, batch))
-        progress.batch, progress.step = progress.batch + 1, progress.step + 1
-        if progress.step % args.save_interval == 0 or out_of_steps(run):
-            utils.save_state(run)
-        run.stop.check()
+    while p.batch < len(run.order) and not run.keeper.out_of_steps():
+        batch = make_batch([sentences[i] for i in run.order[p.batch]], run.keeper.fabric.device)
+        p.losses.append(one_update(run, batch))
+        p.batch, p.step = p.batch + 1, p.step + 1
+        run.keeper.after_update()
+    return p.batch == len(run.order)
 
 
-def one_update(run: utils.Run, batch) -> float:
+def one_update(run: Run, batch) -> float:
     """The mean loss over the batch's tokens; processes share its sentences."""
-    fabric, tokens = run.fabric, int(batch.lengths.sum())
-    own = utils.share_of(fabric, batch)
+    fabric, tokens = run.keeper.fabric, int(batch.lengths.sum())
+    own = share_of(fabric, batch)
     run.optimizer.zero_grad()
     loss = run.loss(own.words, own.tags, own.lengths, tokens)
     fabric.backward(loss * fabric.world_size)  # gradients are averaged over the processes
-    utils.stop_unless_finite(run, loss)
+    run.keeper.gradient_norm(run.model, loss)  # ends the run if it is not finite
     run.optimizer.step()
     return fabric.all_reduce(loss.detach(), reduce_op="sum").item()
 
 
-def out_of_steps(run: utils.Run) -> bool:
-    return bool(run.args.max_steps) and run.progress.step >= run.args.max_steps
+def evaluate(run: Run, split: str) -> float:
+    """Accuracy on a part of the data. Raises Interrupted."""
+    with run.keeper.fabric.autocast():
+        return accuracy(run.model, run.corpus.parts[split], run.args.batch_size,
+                        run.keeper.fabric.device, run.keeper.stop_if_asked)
 
 
-def evaluate(run: utils.Run, split: str) -> float:
-    with run.fabric.autocast():
-        return utils.accuracy(run.model, run.corpus.parts[split], run.args.batch_size,
-                              run.fabric.device)
-
-
-def end_of_epoch(run: utils.Run) -> None:
-    """Validation accuracy; keeps the best model."""
+def end_of_epoch(run: Run) -> None:
+    """Validation accuracy; keeps the best model, of equally good ones the first."""
     p = run.progress
     valid, loss = evaluate(run, "valid"), np.float32(np.mean(p.losses))
-    run.journal.say(f"Epoch {p.epoch}: train loss {loss}, valid acc {valid}")
-    run.journal.log(p.step, p.epoch, train_loss=loss, valid_acc=valid)
+    run.keeper.say(f"Epoch {p.epoch}: train loss {loss}, valid acc {valid}")
+    run.keeper.log(train_loss=loss, valid_acc=valid)
     if valid > p.best_valid:
         p.best_valid, p.best_epoch = valid, p.epoch
-        utils.save_model(run, valid)
+        run.keeper.save_best(model_content(run, valid))
     p.epoch, p.batch, p.losses, run.order = p.epoch + 1, 0, [], None
-    utils.save_state(run)
+    run.keeper.save()
 
 
-def train(run: utils.Run) -> float:
-    """Epochs until --epochs, --max-steps or a signal; then the test. Returns its accuracy."""
-    p = run.progress
-    try:
-        while p.epoch <= run.args.epochs and not out_of_steps(run):
-            train_epoch(run)
-            if p.batch == len(run.order):
-                end_of_epoch(run)
-    except runs.Interrupted:
-        utils.save_state(run)
-        run.journal.say(f"Interrupted. To go on: the same command with --resume "
-                        f"({run.folder / 'state.pt'})")
-        raise
-    return test(run)
-
-
-def test(run: utils.Run) -> float:
+def test(run: Run) -> float:
     """The last epoch's accuracy, as published, and that of the best epoch on validation."""
     p, last = run.progress, evaluate(run, "test")
-    run.journal.say(f"Finished: test accuracy after last epoch: {last}")
-    run.journal.log(p.step, p.epoch - 1, test_acc=last)
-    run.fabric.barrier()
+    run.keeper.say(f"Finished: test accuracy after last epoch: {last}")
+    run.keeper.log(epoch=p.epoch - 1, test_acc=last)
     if p.best_epoch:
-        with runs.users("--save"):
-            best = files.read(run.folder / "model.pt")
-        run.model.load_state_dict(best["model"])
-        run.journal.say(f"Best on validation was epoch {p.best_epoch} with {p.best_valid}; its "
-                        f"test accuracy: {evaluate(run, 'test')}")
-    run.journal.close()
+        run.model.load_state_dict(run.keeper.read_best()["model"])
+        run.keeper.say(f"Best on validation was epoch {p.best_epoch} with {p.best_valid}; its "
+                       f"test accuracy: {evaluate(run, 'test')}")
     return last
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> Run:
     args = parse_args(argv)
-    with runs.orderly_exit("main.py"):
-        train(build(args))
+    with Keeper("sparse_seq/sequence_labeling/main.py", args, upgrade=upgrade, folder=True,
+                also=("state.prev.pt",), text_log=lambda args: Path(args.save) / "log.txt"
+                ) as keeper:
+        run = build(args, keeper)
+        keeper.resume(run)
+        introduce(run)
+        while run.progress.epoch <= args.epochs and not keeper.out_of_steps():
+            if train_epoch(run):
+                end_of_epoch(run)
+        test(run)
+    return run
 
 
 if __name__ == "__main__":

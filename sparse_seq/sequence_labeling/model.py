@@ -1,6 +1,7 @@
 """The tagger: embedding, bidirectional LSTM, two linear layers (Demeester et al. 2018, sec. 4.2).
 
-Letters: T time, B batch, E embedding size, H hidden size per direction, N tokens of a batch.
+Notation: T time, B batch, V vocabulary, E embedding size, H hidden size per direction, N tokens of
+a batch.
 """
 
 from typing import cast

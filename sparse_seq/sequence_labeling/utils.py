@@ -1,8 +1,8 @@
-"""Accuracy, the optimisers, and the run that main.py steps through."""
+"""What a run of the tagger consists of: loss, optimizers, accuracy, and what its files hold."""
 
 from argparse import Namespace
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -10,20 +10,22 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from sparse_seq import files, runs
+from harness import machine
+from harness.endings import BadInput, bad_input
+from harness.keeper import Keeper
+from harness.keeper import Progress as Steps
 from sparse_seq.sequence_labeling.data import Batch, TaggedCorpus, batches_in_order
 from sparse_seq.sequence_labeling.model import Tagger, packed
 from sparse_seq.vocabulary import digest
+from sparse_seq.weights import FORMAT, load_weights
 
 
 @dataclass
-class Progress:
+class Progress(Steps):
     """Where a run stands."""
 
-    epoch: int = 1
-    step: int = 0                  # updates so far, over all epochs
-    batch: int = 0                 # updates in this epoch
-    losses: list = field(default_factory=list)      # of this epoch's batches
+    batch: int = 0                              # updates in this epoch
+    losses: list = field(default_factory=list)  # of this epoch's batches
     best_valid: float = -1.0
     best_epoch: int = 0
 
@@ -44,20 +46,42 @@ class BatchLoss(nn.Module):
 
 @dataclass
 class Run:
-    """What is trained on what, and how far it is."""
+    """A tagger in training. harness.keeper asks for progress, inputs, state, own and restore."""
 
     args: Namespace
-    fabric: Fabric
+    keeper: Keeper
     corpus: TaggedCorpus
     model: Tagger
-    loss: nn.Module
+    loss: nn.Module                     # its BatchLoss, compiled and distributed as the flags say
     optimizer: torch.optim.Optimizer
-    order_rng: np.random.RandomState
-    folder: Path
-    journal: runs.Journal = None
-    stop: runs.StopSignals = None
-    order: np.ndarray | None = None               # this epoch's batches
+    orders: np.random.RandomState       # draws every epoch's order
+    inputs: dict[str, str]
+    order: np.ndarray | None = None     # this epoch's batches; None: it has not begun
     progress: Progress = field(default_factory=Progress)
+
+    def state(self) -> dict:
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "order": None if self.order is None else torch.from_numpy(self.order),
+                "vocabulary": digest(self.corpus.words)}
+
+    def own(self) -> dict:
+        return {"generator": machine.generator_state(self.orders)}
+
+    def restore(self, state: dict, own: dict) -> None:
+        if state["vocabulary"] != digest(self.corpus.words):
+            raise BadInput(f"--resume: the words in {self.args.data} are not those of the run")
+        with bad_input("--resume: "):
+            load_weights(self.model, state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.order = None if state["order"] is None else state["order"].numpy()
+        machine.set_generator_state(self.orders, own["generator"])
+
+
+def model_content(run: Run, valid: float) -> dict:
+    """A model file: the weights as they are now, and what is needed to use them."""
+    return {"format": FORMAT, "script": "main.py", "model": run.model.state_dict(),
+            "words": run.corpus.words, "tags": run.corpus.tags, "epoch": run.progress.epoch,
+            "valid_acc": valid}
 
 
 def make_optimizer(args: Namespace, model: nn.Module, device: torch.device
@@ -71,13 +95,15 @@ def make_optimizer(args: Namespace, model: nn.Module, device: torch.device
 
 
 @torch.no_grad()
-def accuracy(model: Tagger, sentences: list, batch_size: int, device: torch.device | str = "cpu"
-             ) -> float:
-    """Correct tokens / all tokens, whatever they are (punctuation and traces included)."""
+def accuracy(model: Tagger, sentences: list, batch_size: int, device: torch.device | str = "cpu",
+             check: Callable[[], None] = lambda: None) -> float:
+    """Correct tokens / all tokens, whatever they are (punctuation and traces included). check is
+    called before every batch."""
     was_training = model.training
     model.eval()
     correct = total = 0
     for batch in batches_in_order(sentences, batch_size, device):
+        check()
         found = model(batch.words, batch.lengths).argmax(-1)
         correct += (found == packed(batch.tags, batch.lengths)).sum().item()
         total += len(found)
@@ -93,49 +119,3 @@ def share_of(fabric: Fabric, batch: Batch) -> Batch:
     lengths = batch.lengths[own]
     longest = int(lengths[0])
     return Batch(batch.words[:longest, own], batch.tags[:longest, own], lengths)
-
-
-def stop_unless_finite(run: Run, loss: Tensor) -> None:
-    """Ends the run before the update if the loss or a gradient is not a number."""
-    norm = torch.nn.utils.get_total_norm(
-        [p.grad for p in run.model.parameters() if p.grad is not None])
-    if not torch.isfinite(norm + loss.detach()):
-        raise FloatingPointError(
-            f"{runs.not_finite(run.model)} is not finite at epoch {run.progress.epoch}, step "
-            f"{run.progress.step}; stopped before the update. Files written so far are good; a "
-            "smaller --lr may help")
-
-
-# ---------------------------------------------------------------------------------------- files
-def save_model(run: Run, valid: float) -> None:
-    """The model that is best on the validation part so far, with what is needed to use it."""
-    if run.fabric.is_global_zero:
-        files.write(run.folder / "model.pt", {
-            "script": "main.py", "args": runs.plain(run.args), "model": run.model.state_dict(),
-            "words": run.corpus.words, "tags": run.corpus.tags, "epoch": run.progress.epoch,
-            "valid_acc": valid})
-
-
-def save_state(run: Run) -> None:
-    """Everything that the next update depends on."""
-    parts = runs.of_all_processes(run.fabric, runs.random_state(run.fabric, run.order_rng))
-    if run.fabric.is_global_zero:
-        files.write(run.folder / "state.pt", {
-            "script": "main.py", "args": runs.plain(run.args), "model": run.model.state_dict(),
-            "optimizer": run.optimizer.state_dict(), "progress": asdict(run.progress),
-            "order": None if run.order is None else torch.from_numpy(run.order),
-            "vocabulary": digest(run.corpus.words), "processes": parts,
-            "save": str(run.folder.absolute()),
-            "metrics": str(run.journal.folder), "metrics_size": run.journal.size},
-            keep_previous=True)
-
-
-def restore(run: Run, state: dict) -> None:
-    """Puts a run where the training state says."""
-    if state["vocabulary"] != digest(run.corpus.words):
-        raise runs.BadInput(f"--resume: the words in {run.corpus.folder} are not those of the run")
-    run.model.load_state_dict(state["model"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    run.progress = Progress(**state["progress"])
-    run.order = None if state["order"] is None else state["order"].numpy()
-    runs.restore_random_state(state["processes"][run.fabric.global_rank], run.order_rng)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sparse_seq import files
+from harness import files
 from sparse_seq.language_modeling import finetune, main, main_overfit
 from sparse_seq.sequence_labeling import main as tagger
 from tests.sparse_seq.small import write_sentences, write_texts
@@ -57,9 +57,9 @@ def test_seed_commands_of_the_language_model(home):
                     r"^={89}\n\| End of training \| test loss +[\d.]+ \| test ppl +[\d.]+\n={89}$"):
         assert re.search(pattern, done.stdout, re.M), pattern
     folder = home / "logs/awd-lstm-sparse"
-    names = [p.name for p in folder.iterdir() if ".prev." not in p.name]
-    assert sorted(name for name in names if not name.startswith("events")) == [
-        "corpus.pt", "log.txt", "metrics.csv", "model.pt", "optimizer.pt", "scripts", "state.pt"]
+    names = [p.name for p in folder.iterdir() if not p.name.startswith("events")]
+    assert sorted(names) == ["args.json", "corpus.pt", "log.txt", "metrics.csv", "model.pt",
+                             "optimizer.pt", "scripts", "state.pt", "state.pt.prev"]
     assert (folder / "log.txt").read_text() == done.stdout
     first = files.read(folder / "model.pt")["valid_loss"]
     # finetune reads corpus and model from --save: no --data, and sizes have no effect
@@ -67,7 +67,8 @@ def test_seed_commands_of_the_language_model(home):
     assert "End of training" in done.stdout
     tuned = files.read(folder / "finetune_model.pt")
     assert tuned["valid_loss"] <= first
-    assert tuned["config" if "config" in tuned else "args"]["emsize"] == 12
+    assert tuned["config"]["emsize"] == 12
+    assert files.read(folder / "model.pt")["valid_loss"] == first
 
 
 def test_seed_commands_of_learning_to_recite(home):
@@ -82,10 +83,18 @@ def test_seed_commands_of_learning_to_recite(home):
     assert "valid loss" not in done.stdout
 
 
-def test_scripts_from_their_own_folder(home):
-    """Files called model, data, utils are found as those of the right folder."""
-    for folder, script in ((LM, "main_overfit.py"), (POS, "main.py")):
-        explained(run([script, "-h"], folder).stdout)
+def test_scripts_from_their_own_folder():
+    """Files called model, data, utils are found as those of the right folder; -h and a typing
+    mistake are answered without torch."""
+    for folder, script in ((LM, "main.py"), (LM, "finetune.py"), (LM, "main_overfit.py"),
+                           (POS, "main.py"), (POS, "figure.py")):
+        code = ("import runpy, sys; sys.argv = [{0!r}, {1!r}]\n"
+                "try: runpy.run_path({0!r}, run_name='__main__')\n"
+                "except SystemExit as end: assert 'torch' not in sys.modules; raise")
+        found = run(["-c", code.format(script, "-h")], folder)
+        assert script == "figure.py" or explained(found.stdout)
+        assert "unrecognized arguments: --lrr" in run(
+            ["-c", code.format(script, "--lrr")], folder, 2).stderr
 
 
 @pytest.mark.parametrize("script", [main, finetune, main_overfit, tagger])
@@ -98,6 +107,7 @@ def test_every_flag_is_explained(script, capsys):
 def explained(text):
     assert len(re.findall(r"^  (-\S.*)$", text, re.M)) > 20
     assert re.findall(r"^  (-\S+(?: \S+)?)\n(?=  -|\n|\Z)", text, re.M) == []
+    return True
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)],
@@ -127,11 +137,15 @@ def test_bad_input(home, tmp_path, monkeypatch, capsys):
             (["--data", "nowhere/penn"], "--data: no train.txt in nowhere/penn; ./getdata.sh ptb"),
             (["--data", tmp_path / "latin"], "is not UTF-8 text"),
             (["--data", "data/penn", "--emblocks", "9", "--emdensity", "0.05"], "needs a density"),
-            (["--data", "data/penn", "--save", "data/penn/train.txt"], "a folder is needed")):
+            (["--data", "data/penn", "--save", "data/penn/train.txt"],
+             "--save data/penn/train.txt: File exists")):
         assert refused(main, ["--save", "logs/bad", *SMALL, *map(str, flags)], capsys).count(
             message) == 1
+    assert "--save: there is no file nothing-there/corpus.pt" in refused(
+        finetune, ["--save", "nothing-there", *SMALL], capsys)
     assert "--save: there is no file nothing-there/model.pt" in refused(
-        finetune, ["--save", "nothing-there"], capsys)
+        finetune, ["--save", "nothing-there", "--data", "data/penn", *SMALL], capsys)
+    assert not Path("nothing-there").exists()
 
 
 def refused(script, argv, capsys) -> str:

@@ -5,7 +5,6 @@ Tolerances are the golden README's.
 """
 
 import json
-from argparse import Namespace
 
 import numpy as np
 import torch
@@ -14,8 +13,7 @@ import torch.nn.functional as F
 from common.dropout import dropout_mask
 from sparse_seq import SparseEmbedding, SparseLSTM
 from sparse_seq.language_modeling.data import SPLITS, Corpus
-from sparse_seq.language_modeling.model import LanguageModel
-from sparse_seq.language_modeling.training import TrainingLoss
+from sparse_seq.language_modeling.model import LanguageModel, TrainingLoss
 from sparse_seq.sequence_labeling import utils as tagging
 from sparse_seq.sequence_labeling.data import (
     TaggedCorpus,
@@ -140,8 +138,7 @@ def lm_model(path, folder, monkeypatch, form):
 
 
 def _lm_gradients(case, config, model, hidden):
-    loss_of = TrainingLoss(model, Namespace(alpha=config["alpha"], beta=config["beta"],
-                                            recite=True))
+    loss_of = TrainingLoss(model, config["alpha"], config["beta"], count=True)
     targets = case["y"].reshape(-1)
     loss, raw_loss, hits, _ = loss_of(case["x"], targets, hidden)
     assert hits == (case["log_prob"].flatten(0, 1).argmax(-1) == targets).sum()

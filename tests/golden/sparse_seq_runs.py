@@ -2,10 +2,13 @@
 
 import torch
 
-from sparse_seq import files
+from harness import files
+from harness.keeper import Keeper
 from sparse_seq.language_modeling import finetune, main_overfit, training
 from sparse_seq.language_modeling import main as lm_main
+from sparse_seq.language_modeling.model import TrainingLoss
 from sparse_seq.sequence_labeling import main as tagger
+from sparse_seq.weights import load_weights
 from tests.golden.case import Case, close
 
 SERIES, WEIGHTS = 2e-5, 1e-4
@@ -23,33 +26,39 @@ def weights_close(ours, case, prefix):
         close(ours[name], value, WEIGHTS, what=f"{prefix}{name}")
 
 
+def begin_with(script, case, monkeypatch):
+    """The script's run begins with the case's weights."""
+    def build(*arguments, own=script.build):
+        run = own(*arguments)
+        load_weights(run.model, case.below("init."))
+        return run
+    monkeypatch.setattr(script, "build", build)
+
+
 # ---------------------------------------------------------------------------------------- tagger
 def tagger_train(path, folder, monkeypatch, _):
     case = Case(path)
     config = case.meta("config")
-    args = tagger.parse_args([*config["argv"], "--data", str(path.parent / config["data"]),
-                              "--save", str(folder / "run"), "--log-dir", str(folder / "logs")])
-    run = tagger.build(args)
-    files.load_weights(run.model, case.below("init."))
-    steps, epochs = [], []
+    begin_with(tagger, case, monkeypatch)
+    steps, epochs, final, tested = [], [], [], []
 
-    def one_update(run_, batch, own=tagger.one_update):
-        steps.append(own(run_, batch))
+    def one_update(run, batch, own=tagger.one_update):
+        steps.append(own(run, batch))
         return steps[-1]
 
-    def log(step, epoch, **values):
-        epochs.append(values)
+    def test(run, own=tagger.test):
+        final.append({k: v.clone() for k, v in run.model.state_dict().items()})
+        tested.append(own(run))
 
     monkeypatch.setattr(tagger, "one_update", one_update)
-    monkeypatch.setattr(run.journal, "log", log)
-    final = []
-    monkeypatch.setattr(tagger, "test", lambda run_, own=tagger.test: (
-        final.append({k: v.clone() for k, v in run_.model.state_dict().items()}), own(run_))[1])
-    accuracy = tagger.train(run)
+    monkeypatch.setattr(tagger, "test", test)
+    monkeypatch.setattr(Keeper, "log", lambda keeper, epoch=None, **values: epochs.append(values))
+    tagger.main([*config["argv"], "--data", str(path.parent / config["data"]), "--save",
+                 str(folder / "run"), "--log-dir", str(folder / "logs")])
     series_close(steps, case["step_loss"], "step_loss")
     series_close([float(e["train_loss"]) for e in epochs[:-1]], case["epoch_train_loss"], "epochs")
     series_close([e["valid_acc"] for e in epochs[:-1]], case["valid_acc"], "valid_acc")
-    assert accuracy == case["test_acc"].item() == epochs[-1]["test_acc"]
+    assert tested[0] == case["test_acc"].item() == epochs[-1]["test_acc"]
     weights_close(final[0], case, "final.")
     said = (folder / "run" / "log.txt").read_text().splitlines()
     for line in config["stdout"]:  # losses in the last digits apart
@@ -65,49 +74,46 @@ def language_model(path, folder, monkeypatch, _):
     script = {"main.py": lm_main, "finetune.py": finetune,
               "main_overfit.py": main_overfit}[config["script"]]
     places = {"<data>": str(path.parent / config["data"]), "<save>": str(folder / "run")}
-    args = script.parse_args([*(places.get(word, word) for word in config["argv"]), "--no-cuda",
-                              "--log-dir", str(folder / "logs")])
     if script is finetune:
         (folder / "run").mkdir()
         torch.save(case.below("init."), folder / "run" / "model.pt")
+    begin_with(script, case, monkeypatch)
     log = record(monkeypatch)
-    run = build_overfit(args) if script is main_overfit else script.build(args)
-    files.load_weights(run.model, case.below("init."))
-    monkeypatch.setattr(run.journal, "log", lambda step, epoch, **values: log["epochs"].append(
-        (run.progress.correct, run.progress.predicted, values)))
-    (lm_main if script is main_overfit else script).train(run)
+    run = script.main([*(places.get(word, word) for word in config["argv"]), "--no-cuda",
+                       "--log-dir", str(folder / "logs")])
     compare(case, run, log)
 
 
-def build_overfit(args):
-    return main_overfit.build(args, "main_overfit.py")
-
-
 def record(monkeypatch) -> dict:
-    """Lists that fill up while a run goes on."""
+    """Lists that fill up during a run."""
     names = ("raw_loss", "seq_len", "grad_norm", "lr", "asgd", "eval", "eval_batch", "epochs")
     log = {name: [] for name in names}
 
-    def forward(self, data, targets, hidden, own=training.TrainingLoss.forward):
+    def forward(self, data, targets, hidden, own=TrainingLoss.forward):
         found = own(self, data, targets, hidden)
         log["raw_loss"].append(found[1].item())
         log["seq_len"].append(len(data))
         return found
 
-    def before_update(run, loss, own=training.clip_and_check):
-        log["lr"].append(run.optimizer.param_groups[0]["lr"])
-        log["asgd"].append(int(run.averaging))
+    def before_update(keeper, module, loss, most, own=Keeper.clip_gradients):
+        log["lr"].append(keeper.run.optimizer.param_groups[0]["lr"])
+        log["asgd"].append(int(keeper.run.averaging))
         log["grad_norm"].append(torch.nn.utils.get_total_norm(
-            [p.grad for p in run.params if p.grad is not None]).item())
-        own(run, loss)
+            [p.grad for p in module.parameters() if p.grad is not None]).item())
+        own(keeper, module, loss, most)
 
     def evaluate(model, source, *rest, own=training.evaluate):
         log["eval_batch"].append(source.shape[1])
         log["eval"].append(own(model, source, *rest))
         return log["eval"][-1]
 
-    monkeypatch.setattr(training.TrainingLoss, "forward", forward)
-    monkeypatch.setattr(training, "clip_and_check", before_update)
+    def curves(keeper, epoch=None, **values):
+        p = keeper.run.progress
+        log["epochs"].append((p.correct, p.predicted, values))
+
+    monkeypatch.setattr(TrainingLoss, "forward", forward)
+    monkeypatch.setattr(Keeper, "clip_gradients", before_update)
+    monkeypatch.setattr(Keeper, "log", curves)
     monkeypatch.setattr(training, "evaluate", evaluate)
     return log
 
@@ -128,5 +134,4 @@ def compare(case: Case, run, log: dict) -> None:
               6e-4, what="accuracy")
         weights_close(run.model.state_dict(), case, "final.")
     else:
-        best = files.read(run.file("model.pt"))
-        weights_close(best["model"] if files.is_ours(best) else best, case, "best.")
+        weights_close(files.read(run.keeper.places.best)["model"], case, "best.")

@@ -2,14 +2,12 @@
 
 import sys
 import warnings
-from argparse import Namespace
 
 import torch
 import torch.distributed as dist
 
 from sparse_seq import SparseLSTM
-from sparse_seq.language_modeling.model import LanguageModel
-from sparse_seq.language_modeling.training import TrainingLoss
+from sparse_seq.language_modeling.model import LanguageModel, TrainingLoss
 from sparse_seq.parallel import clip_grad_norm_, distribute, full_state_dict
 
 LAYERS = [
@@ -45,7 +43,7 @@ def model_after_updates(parallel: bool) -> dict[str, torch.Tensor]:
                           emblocks=3, emdensity=0.5, wdrop=0.3, dropouth=0.2)
     if parallel:
         distribute(model)
-    loss_of = TrainingLoss(model, Namespace(alpha=2, beta=1, recite=False))
+    loss_of = TrainingLoss(model, alpha=2, beta=1)
     optimizer = torch.optim.SGD(model.parameters(), 3.0, momentum=0.5)
     words, hidden = torch.randint(30, (25, 4)), model.init_hidden(4)
     for i in range(0, 20, 5):

@@ -4,11 +4,11 @@ import hashlib
 import random
 from pathlib import Path
 
+import pytest
 import torch
 
-from sparse_seq import files
-from sparse_seq.language_modeling import finetune, main_overfit
-from sparse_seq.language_modeling import main as lm
+from harness import files
+from sparse_seq.language_modeling import finetune
 from sparse_seq.sequence_labeling import main as tagger
 
 SIZES = ["--emsize", "12", "--nhid", "16", "--nlayers", "2", "--batch_size", "6", "--bptt", "9",
@@ -17,7 +17,6 @@ SPARSE = ["--sparse_mode", "sparse_all", "--sparse_fract", "0.7", "--emblocks", 
           "--emdensity", "0.6"]
 TAGGER = ["--emsize", "8", "--emb_blocks", "4", "--emb_density", "0.5", "--nhid", "5",
           "--batch_size", "4", "--dropouti", "0.2", "--wdrop", "0.2", "--lr", "0.01"]
-PARSERS = {lm: "main.py", finetune: "finetune.py", main_overfit: "main_overfit.py"}
 
 
 def write_texts(folder: Path, train: int = 500) -> Path:
@@ -48,20 +47,25 @@ def write_sentences(folder: Path, train: int = 40) -> Path:
 
 def run(script, folder: Path, *flags: str):
     """Runs a script of the language models in this process, in the folder `folder`/run."""
-    args = script.parse_args([*SIZES, "--data", str(folder / "texts"), "--save",
-                              str(folder / "run"), "--log-dir", str(folder / "logs"), *flags])
-    step = {lm: lambda: lm.build(args), finetune: lambda: finetune.build(args),
-            main_overfit: lambda: lm.build(args, "main_overfit.py")}[script]()
-    (finetune if script is finetune else lm).train(step)
-    return step
+    data = [] if script is finetune else ["--data", str(folder / "texts")]
+    return script.main([*SIZES, *data, "--save", str(folder / "run"), "--log-dir",
+                        str(folder / "logs"), *flags])
 
 
 def run_tagger(folder: Path, *flags: str):
-    args = tagger.parse_args([*TAGGER, "--data", str(folder / "tagged"), "--save",
-                              str(folder / "run"), "--log-dir", str(folder / "logs"), *flags])
-    step = tagger.build(args)
-    tagger.train(step)
-    return step
+    return tagger.main([*TAGGER, "--data", str(folder / "tagged"), "--save", str(folder / "run"),
+                        "--log-dir", str(folder / "logs"), *flags])
+
+
+def ends(capsys, code: int, script, folder: Path, *flags: str) -> str:
+    """What such a run says on stderr before it ends with this exit code: one line."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        run_tagger(folder, *flags) if script is tagger else run(script, folder, *flags)
+    said = capsys.readouterr().err
+    assert end.value.code == code, said
+    assert said.count("\n") == (1 if code in (1, 2) else 0), said
+    return said
 
 
 def fingerprint(content) -> str:
@@ -89,9 +93,9 @@ def fingerprint(content) -> str:
 
 
 def assert_same(a: Path, b: Path, name: str) -> None:
-    """Two training states or models, bit for bit."""
+    """Two training states or models, bit for bit: all but where and how fast they were made."""
     one, two = (files.read(folder / "run" / name) for folder in (a, b))
-    for part in ("model", "optimizer", "progress", "processes"):
+    for part in ("model", "optimizer", "progress", "processes", "order", "best", "inputs"):
         if part in one:
             drop = {"seconds"}  # of the wall clock
             x, y = ({k: v for k, v in c[part].items() if k not in drop}

@@ -1,17 +1,18 @@
-"""A run that stops and goes on gives the same bits as one that never stopped."""
+"""A run that stops and is resumed gives the same bits as one that never stopped."""
 
 import os
 import signal
 
 import pytest
-import torch
 
-from sparse_seq import files, runs
+from harness import files
 from sparse_seq.language_modeling import finetune, main_overfit, training
 from sparse_seq.language_modeling import main as lm
+from sparse_seq.sequence_labeling import main as tagger
 from tests.sparse_seq.small import (
     SPARSE,
     assert_same,
+    ends,
     run,
     run_tagger,
     write_sentences,
@@ -47,11 +48,12 @@ def test_stopped(whole, tmp_path, stops):
     run(lm, tmp_path, *LONG, *SPARSE, "--resume")
     assert_same(whole, tmp_path, "state.pt")
     assert_same(whole, tmp_path, "model.pt")
+    assert metrics(whole) == metrics(tmp_path)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_signal(whole, tmp_path, monkeypatch, signum):
-    """Asked to stop in the middle: the state is saved, --resume goes on from there."""
+def test_signal(whole, tmp_path, monkeypatch, capsys, signum):
+    """Asked to stop in the middle: the state is saved, --resume continues from there."""
     write_texts(tmp_path / "texts")
 
     def update(run_, own=training.one_update):
@@ -60,13 +62,28 @@ def test_signal(whole, tmp_path, monkeypatch, signum):
         return own(run_)
 
     monkeypatch.setattr(training, "one_update", update)
-    with pytest.raises(runs.Interrupted) as stop:
-        run(lm, tmp_path, *LONG, *SPARSE)
-    assert stop.value.signum == signum
+    ends(capsys, 128 + signum, lm, tmp_path, *LONG, *SPARSE)
     monkeypatch.undo()
     run(lm, tmp_path, *LONG, *SPARSE, "--resume")
     assert_same(whole, tmp_path, "state.pt")
     assert metrics(whole) == metrics(tmp_path)
+
+
+def test_signal_in_the_closing_test(whole, tmp_path, monkeypatch, capsys):
+    """The test works on the best weights; a run resumed for more epochs continues from the last."""
+    write_texts(tmp_path / "texts")
+
+    def evaluate(model, source, *rest, own=training.evaluate):
+        if source.shape[1] == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return own(model, source, *rest)
+
+    monkeypatch.setattr(training, "evaluate", evaluate)
+    flags = [*LONG, *SPARSE, "--epochs", "3"]
+    ends(capsys, 143, lm, tmp_path, *flags)
+    monkeypatch.undo()
+    run(lm, tmp_path, *LONG, *SPARSE, "--resume")
+    assert_same(whole, tmp_path, "state.pt")
 
 
 def test_finetune_and_overfit(whole, tmp_path):
@@ -87,6 +104,33 @@ def test_finetune_and_overfit(whole, tmp_path):
     assert_same(tmp_path / "a", tmp_path / "b", "state.pt")
 
 
+def test_finetune_stores_its_state_before_the_first_update(whole, tmp_path, monkeypatch, capsys):
+    """Killed in its first epoch it is resumed, and gives what it would have given."""
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        (folder / "run").mkdir(parents=True)
+        for name in ("model.pt", "corpus.pt"):
+            (folder / "run" / name).write_bytes((whole / "run" / name).read_bytes())
+    two = ["--epochs", "2", "--lr", "2"]
+    run(finetune, tmp_path / "a", *two)
+
+    class Killed(BaseException):
+        """Nothing is saved on the way out."""
+
+    def update(run_, own=training.one_update):
+        if run_.progress.step == 2:
+            raise Killed
+        return own(run_)
+
+    monkeypatch.setattr(training, "one_update", update)
+    with pytest.raises(Killed):
+        run(finetune, tmp_path / "b", *two)
+    monkeypatch.undo()
+    assert files.read(tmp_path / "b/run/finetune_state.pt")["progress"]["step"] == 0
+    run(finetune, tmp_path / "b", *two, "--resume")
+    assert_same(tmp_path / "a", tmp_path / "b", "finetune_state.pt")
+    assert_same(tmp_path / "a", tmp_path / "b", "finetune_model.pt")
+
+
 def test_tagger(tmp_path):
     for folder in (tmp_path / "a", tmp_path / "b"):
         write_sentences(folder / "tagged")
@@ -96,86 +140,57 @@ def test_tagger(tmp_path):
                    *(["--resume"] if stop == "10" else []))
     run_tagger(tmp_path / "b", "--epochs", "3", "--resume")
     assert_same(tmp_path / "a", tmp_path / "b", "state.pt")
-    assert metrics(tmp_path / "a")[-1] == metrics(tmp_path / "b")[-1]
-
-
-# ------------------------------------------------------------------------------------- refusals
-def test_refused(whole, tmp_path):
-    with pytest.raises(runs.BadInput, match=r"other settings .*--lr 8\.0 there, 7\.0 here"):
-        run(lm, whole, *LONG, *SPARSE, "--lr", "7", "--resume")
-    with pytest.raises(runs.BadInput, match=r"state of main.py, not of main_overfit.py"):
-        run(main_overfit, whole, "--resume")
-    with pytest.raises(runs.BadInput, match="there is no file"):
-        run(lm, tmp_path, "--resume")
-    write_texts(tmp_path / "texts", train=800)
-    (tmp_path / "texts/train.txt").write_text("other words " * 90)
-    with pytest.raises(runs.BadInput, match="words are not those"):
-        run(lm, tmp_path, *LONG, *SPARSE, "--resume", str(whole / "run/state.pt"))
-
-
-def test_damage_is_noticed(whole, tmp_path):
-    content = (whole / "run/state.pt").read_bytes()
-    position = content.index(b"storages") if b"storages" in content else len(content) // 2
-    for at in (position, len(content) // 3, len(content) // 2, 2 * len(content) // 3):
-        damaged = bytearray(content)
-        for i in range(at, at + 200):
-            damaged[i] ^= 0xFF
-        (tmp_path / "state.pt").write_bytes(damaged)
-        with pytest.raises(ValueError, match="damaged"):
-            files.read(tmp_path / "state.pt")
-    (tmp_path / "state.pt").write_bytes(content[:-100])
-    with pytest.raises(ValueError, match="damaged"):
-        files.read(tmp_path / "state.pt")
-
-
-def test_pickled_object_is_refused(tmp_path):
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pt")
-    with pytest.raises(ValueError, match="whole pickled object"):
-        files.read(tmp_path / "model.pt")
-
-
-def test_continue_train_and_weights(whole, tmp_path):
-    """--continue_train takes model and optimizer, --resume WEIGHTS an original's state_dict."""
-    write_texts(tmp_path / "texts")
-    (tmp_path / "run").mkdir()
-    for name in ("model.pt", "optimizer.pt"):
-        (tmp_path / "run" / name).write_bytes((whole / "run" / name).read_bytes())
-    step = run(lm, tmp_path, *LONG, *SPARSE, "--continue_train", "--max-steps", "1")
-    kind = files.read(whole / "run/optimizer.pt")["kind"]
-    assert step.averaging == (kind == "asgd")
-    weights = files.read(whole / "run/model.pt")["model"]
-    torch.save(weights, tmp_path / "original.pt")
-    args = [*LONG, *SPARSE, "--max-steps", "1", "--resume", str(tmp_path / "original.pt")]
-    assert run(lm, tmp_path, *args).progress.step == 1
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
 
 
 def test_earlier_run_is_kept(tmp_path):
     write_texts(tmp_path / "texts")
     for _ in range(3):
         run(lm, tmp_path, "--max-steps", "1")
-    assert {p.name for p in (tmp_path / "run").glob("model*.pt")} == {
-        "model.pt", "model.old.pt", "model.old2.pt"}
+    assert {p.name for p in (tmp_path / "run").glob("model*")} == {
+        "model.pt", "model.pt.old", "model.pt.old2"}
+    assert {p.name for p in (tmp_path / "run").glob("corpus*")} == {
+        "corpus.pt", "corpus.pt.old", "corpus.pt.old2"}
     assert len(list((tmp_path / "logs").iterdir())) == 3
 
 
-def test_not_a_number_stops_before_the_update(tmp_path):
-    write_texts(tmp_path / "texts")
-    with pytest.raises(FloatingPointError, match=r"not finite at epoch 1, step \d"):
-        run(lm, tmp_path, "--lr", "1e30", "--clip", "0", "--epochs", "1")
-    write_sentences(tmp_path / "tagged")
-    with pytest.raises(FloatingPointError, match="not finite"):
-        run_tagger(tmp_path, "--optimizer", "sgd", "--lr", "1e38")
+# ------------------------------------------------------------------------------------- refusals
+def test_refused(whole, tmp_path, capsys):
+    assert "other settings (--lr 8.0 there, 7.0 here)" in ends(
+        capsys, 2, lm, whole, *LONG, *SPARSE, "--lr", "7", "--resume")
+    assert "state of sparse_seq/language_modeling/main.py, not of" in ends(
+        capsys, 2, main_overfit, whole, "--resume")
+    assert "there is no training state" in ends(capsys, 2, lm, tmp_path, "--resume")
 
 
-@pytest.mark.parametrize("precision", ["64", "bf16-mixed"])
-def test_precisions(tmp_path, precision):
-    """Both train; double precision is double all the way, and goes on exactly too."""
+@pytest.mark.parametrize("name", ["train.txt", "valid.txt", "test.txt"])
+def test_changed_text_refused(whole, tmp_path, capsys, name):
+    """The same words in another order: the ids fit, the run does not."""
     write_texts(tmp_path / "texts")
+    lines = (tmp_path / "texts" / name).read_text().splitlines()
+    (tmp_path / "texts" / name).write_text("\n".join(lines[::-1]) + "\n")
+    assert f"--resume: {name} is not what the run in" in ends(
+        capsys, 2, lm, tmp_path, *LONG, *SPARSE, "--resume", str(whole / "run/state.pt"))
+
+
+def test_changed_sentences_refused(tmp_path, capsys):
     write_sentences(tmp_path / "tagged")
-    flags = ["--precision", precision]
-    run(lm, tmp_path, *SPARSE, *DROPOUTS, *flags, "--max-steps", "4")
-    step = run(lm, tmp_path, *SPARSE, *DROPOUTS, *flags, "--max-steps", "8", "--resume")
-    dtype = torch.float64 if precision == "64" else torch.float32
-    assert {p.dtype for p in step.model.parameters()} == {dtype}
-    tagged = run_tagger(tmp_path, *flags, "--epochs", "1")
-    assert {p.dtype for p in tagged.model.parameters()} == {dtype}
+    run_tagger(tmp_path, "--max-steps", "3")
+    with (tmp_path / "tagged/valid.conll").open("a") as file:
+        file.write("t1\tT1\n\n")
+    assert "--resume: valid.conll is not what the run in" in ends(
+        capsys, 2, tagger, tmp_path, "--resume")
+
+
+def test_not_a_number_ends_the_run(tmp_path, monkeypatch, capsys):
+    """A training loss before the update, a validation loss at the epoch's end: exit code 1."""
+    write_texts(tmp_path / "texts")
+    assert "not finite at epoch 1, step" in ends(capsys, 1, lm, tmp_path, "--lr", "1e30", "--clip",
+                                                 "0", "--epochs", "1")
+    run(lm, tmp_path, "--epochs", "1")
+    monkeypatch.setattr(training, "evaluate", lambda *_: float("nan"))
+    for script in (finetune, lm):
+        assert "the validation loss is nan at epoch 1" in ends(capsys, 1, script, tmp_path)
+    write_sentences(tmp_path / "tagged")
+    assert "not finite at epoch 1" in ends(capsys, 1, tagger, tmp_path, "--optimizer", "sgd",
+                                           "--lr", "1e38")

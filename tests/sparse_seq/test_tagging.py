@@ -9,7 +9,6 @@ from sparse_seq.sequence_labeling.data import (
     TaggedCorpus,
     batches_in_order,
     make_batch,
-    read_sentences,
     training_order,
 )
 from sparse_seq.sequence_labeling.model import Tagger, packed
@@ -29,24 +28,18 @@ def test_orderings():
         order_words(words, counts, "sideways")
 
 
-def test_sentences(tmp_path):
-    """Empty sentences do not count, a last one without empty line does, more columns do not."""
-    path = tmp_path / "x.conll"
-    path.write_text("a\tA\tmore\nb\tB\n\n\n\nc\tC")
-    assert read_sentences(path) == [[("a", "A"), ("b", "B")], [("c", "C")]]
-
-
-@pytest.mark.parametrize("layout", ["wsj", "conll2000", "ud"])
+@pytest.mark.parametrize("layout", ["wsj", "conll2000", "ud", "en_ewt", "dev"])
 def test_layouts(layout, tmp_path):
     text = "The\tDT\ncat\tNN\n\n" * 20 + "runs\tVB\n\n"
     if layout == "conll2000":
         for name in ("train", "test"):
             (tmp_path / f"{name}.txt").write_text(text.replace("\t", " ").replace("NN", "NN B-NP"))
     else:
-        names = (["wsj_train.conll", "wsj_valid.conll", "wsj_test.conll"] if layout == "wsj" else
-                 [f"en-ud-{s}.ppos.tsv" for s in ("train", "dev", "test")])
-        for name in names:
-            (tmp_path / name).write_text(text)
+        splits = ("train", "valid" if layout == "wsj" else "dev", "test")
+        pattern = {"wsj": "wsj_{}.conll", "ud": "en-ud-{}.ppos.tsv", "dev": "{}.conllu",
+                   "en_ewt": "en_ewt-ud-{}.conllu"}[layout]
+        for split in splits:
+            (tmp_path / pattern.format(split)).write_text(text)
     corpus = TaggedCorpus(tmp_path)
     sizes = {split: len(part) for split, part in corpus.parts.items()}
     assert sizes == ({"train": 19, "valid": 2, "test": 21} if layout == "conll2000" else
@@ -63,7 +56,24 @@ def test_data_refused(tmp_path):
     with pytest.raises(ValueError, match="'T2' is not in"):
         TaggedCorpus(tmp_path)
     (tmp_path / "valid.conll").write_text("\n\n")
-    with pytest.raises(ValueError, match="the valid file"):
+    with pytest.raises(ValueError, match=r"the valid file .*valid\.conll holds no sentence"):
+        TaggedCorpus(tmp_path)
+    (tmp_path / "test.conll").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no test\.conll in"):
+        TaggedCorpus(tmp_path)
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.txt").write_text("a A\n\nb B\n")
+    (tmp_path / "train.conll").unlink()
+    (tmp_path / "tags.txt").unlink()
+    with pytest.raises(ValueError, match="fewer than ten sentences"):
+        TaggedCorpus(tmp_path)
+
+
+def test_two_treebanks_in_a_folder_refused(tmp_path):
+    for treebank in ("en_ewt", "de_gsd"):
+        for split in ("train", "dev", "test"):
+            (tmp_path / f"{treebank}-ud-{split}.conllu").write_text("a\tA\n")
+    with pytest.raises(ValueError, match=r"several files \*-ud-train\.conllu"):
         TaggedCorpus(tmp_path)
 
 
