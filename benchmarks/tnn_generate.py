@@ -4,8 +4,9 @@ computing everything anew.
     python benchmarks/tnn_generate.py          table; results/figures/tnn-generation.png
 
 A TnnModel with random weights (width 256, 3 layers, 5000 words) has read a prompt of n tokens and
-adds 20 more, greedily. window and etsc are tnn/recurrence.py, full the recomputation. The text must
-be the same. Time is the processor's, with one thread: what a machine with nothing else to do needs.
+adds 20 more, greedily. window and etsc are tnn/network/recurrence.py, full the recomputation.
+The text must be the same. Time is the processor's, with one thread: what a machine with nothing
+else to do needs.
 """
 
 import argparse

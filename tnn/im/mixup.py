@@ -1,7 +1,7 @@
 """Mixup (Zhang et al. 2018) and CutMix (Yun et al. 2019) as in timm 0.4.12. timm's own has since
 changed the boxes of CutMix: an odd side is no longer rounded down.
 
-Letters: b batch, c channels, h x w pixels, k classes.
+Notation: b batch, c channels, h x w pixels, k classes.
 """
 
 from dataclasses import dataclass

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from tnn.im.architectures import arguments_of
-from tnn.network.activations import activation
 from tnn.network.fused import gated_grid, silu_product
 from tnn.network.glu import GLU
 from tnn.network.grid import along_both, mixed, toeplitz_rows
+from tnn.network.gtu import Gtu
 from tnn.network.kept import KeepingModule
 from tnn.network.norms import norm_by_hand
 from tnn.network.tno import Tno
@@ -68,45 +68,34 @@ def stacked_matrices(toeps: list[Tno], n: int) -> Tensor:
     weights = {name: torch.stack([toep.rpe.get_parameter(name) for toep in toeps])
                for name, _ in first.rpe.named_parameters()}
     r = vmap(lambda w: functional_call(first.rpe, w, (positions,)))(weights)  # (k, L, E)
-    damping = [toep.damping(n) for toep in toeps]
-    t = first.activated(r if damping[0] is None else r * torch.stack(damping))
+    damping = [d for toep in toeps if (d := toep.damping(n)) is not None]
+    t = first.activated(r * torch.stack(damping) if damping else r)
     return toeplitz_rows(t.mT, n)
 
 
-class Gtu2d(nn.Module):
+class Gtu2d(Gtu):
     """The gated Toeplitz unit on a grid: o( norm?( u * (T2 along H of v + T1 along W of v) ) ),
-    u = act(u_proj x), v = act(v_proj x); x (b, H, W, D) -> the same. Arguments as tnn.Gtu's.
+    u = act(u_proj x), v = act(v_proj x); x (b, H, W, D) -> the same. Arguments are tnn.Gtu's.
 
-    Raises ValueError for resi_param (the original fails with it), an rpe_act other than relu and
-    silu, and unknown names.
+    Raises ValueError as tnn.Gtu does, and for an rpe_act other than relu and silu, with which the
+    original fails.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, bias: bool = True, act_fun: str = "silu",
-                 causal: bool = False, expand_ratio: float = 3, resi_param: bool = False,
-                 use_norm: bool = False, norm_type: str = "simplermsnorm",
-                 use_decay: bool = False, use_multi_decay: bool = False, rpe_layers: int = 3,
-                 rpe_embedding: int = 512, rpe_act: str = "relu", normalize: bool = False,
-                 par_type: int = 1, residual: bool = False, gamma: float = 0.99,
-                 act_type: str = "none"):
-        super().__init__()
-        if resi_param:
-            raise ValueError("resi_param: the unit for images has no residual of its own")
+    def __init__(self, embed_dim: int, num_heads: int, act_fun: str = "silu",
+                 rpe_act: str = "relu", act_type: str = "none", **options):
         if rpe_act not in RPE_ACTS:
             raise ValueError(f"rpe_act is {' or '.join(RPE_ACTS)}, not {rpe_act}")
-        inner = int(expand_ratio * embed_dim) // num_heads * num_heads
-        self.act, self.is_silu = activation(image_name(act_fun)), act_fun == "silu"
-        self.normalize = normalize
-        # The order of construction decides what a seed draws.
-        self.v_proj = nn.Linear(embed_dim, inner, bias=bias)
-        self.u_proj = nn.Linear(embed_dim, inner, bias=bias)
-        self.o = nn.Linear(inner, embed_dim, bias=bias)
-        tno = (num_heads, inner // num_heads, rpe_embedding, causal, use_decay, use_multi_decay,
-               residual, rpe_act, par_type, gamma, bias, image_name(act_type), rpe_layers,
-               norm_type)
-        self.toep1, self.toep2 = Tno(*tno), Tno(*tno)
-        self.norm = norm_by_hand(norm_type, inner) if use_norm else None
+        super().__init__(embed_dim, num_heads, act_fun=image_name(act_fun), rpe_act=rpe_act,
+                         act_type=image_name(act_type), **options)
+        self.is_silu = act_fun == "silu"
 
-    def forward(self, x: Tensor, matrices: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    make_norm = staticmethod(norm_by_hand)
+
+    def _add_operators(self, make):
+        self.toep1, self.toep2 = make(), make()
+
+    def forward(self, x: Tensor,  # type: ignore[override]
+                matrices: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """matrices: those of toep2 (E, H, H) and toep1 (E, W, W), where they are known."""
         b, H, W, _ = x.shape
         tokens = x.transpose(0, 1).flatten(0, 2)              # (N, D), a view if x lies as promised

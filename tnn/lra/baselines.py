@@ -1,5 +1,8 @@
 """What the Toeplitz network is compared with in speed: attention models and a convolution of the
-same width and depth, in the same frame. Letters: b batch, n length, D width, h heads."""
+same width and depth, in the same frame.
+
+Notation: b batch, n length, D width, h heads.
+"""
 
 import torch
 import torch.nn.functional as F

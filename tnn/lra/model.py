@@ -17,6 +17,13 @@ from tnn.network.glu import GLU
 LONGEST = 16384  # positions that the position encoding is made for
 
 
+def named(table: dict, name: str, what: str):
+    """table[name]. Raises ValueError that lists the names."""
+    if name not in table:
+        raise ValueError(f"{what} {name!r} is not one of {', '.join(table)}")
+    return table[name]
+
+
 class PositionalEncoding(nn.Module):
     """x (b, n, D) + pe[:n], then dropout: pe[p, 2i] = sin(p 10000^(-2i/D)), pe[p, 2i+1] = cos.
     Raises ValueError for an odd D."""
@@ -78,7 +85,7 @@ class Backbone(nn.Module):
                  prenorm: bool = True, dropout: float = 0.0):
         super().__init__()
         mixer, glu = dict(mixer), {k: v for k, v in glu.items() if k != "_name_"}
-        kind = MIXERS[mixer.pop("_name_")]
+        kind = named(MIXERS, mixer.pop("_name_"), "token mixer")
         layers = []
         for _ in range(n_layers):
             layers += [kind(d_model, dropout=dropout, **mixer),
@@ -131,7 +138,7 @@ class Retrieval(nn.Module):
 
     def __init__(self, d: int, hidden: int, classes: int, nli: bool, activation: str):
         super().__init__()
-        act = {"relu": nn.ReLU, "gelu": nn.GELU}[activation]
+        act = named({"relu": nn.ReLU, "gelu": nn.GELU}, activation, "activation")
         self.nli = nli
         if nli:
             layers = [nn.Linear(4 * d, hidden), act(), nn.Linear(hidden, classes)]
@@ -156,6 +163,9 @@ class RetrievalDecoder(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         return self.retrieval(pooled(x, self.mode, lengths if self.use_lengths else None))
+
+
+DECODERS = {"sequence": SequenceDecoder, "retrieval": RetrievalDecoder}
 
 
 def embedding(vocabulary: int | None, d_input: int | None, d: int) -> nn.Module:
@@ -189,8 +199,7 @@ class LraModel(nn.Module):
         self.model = Backbone(**backbone)
         self.encoder = nn.Sequential(embedding(vocabulary, d_input, d),
                                      PositionalEncoding(d, position_dropout))
-        self.decoder = {"sequence": SequenceDecoder, "retrieval": RetrievalDecoder}[kind](
-            d, classes, **decoder)
+        self.decoder = named(DECODERS, kind, "decoder")(d, classes, **decoder)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         padding = None

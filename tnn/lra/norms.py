@@ -1,4 +1,4 @@
-"""The norms that model.norm offers, on (b, n, D). Letters: b batch, n length, D width.
+"""The norms that model.norm offers, on (b, n, D). Notation: b batch, n length, D width.
 
 Padded positions count in the statistics of all but `layer`, as in the original, unless a padding
 mask (b, n) is given, true where a position is padding.

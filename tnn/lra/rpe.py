@@ -1,4 +1,5 @@
-"""The position encoder of the published rows. Letters: L positions, r hidden width, k outputs."""
+"""The position encoder of the published rows. Notation: L positions, r hidden width, k outputs.
+"""
 
 import torch
 from torch import Tensor, nn

@@ -9,6 +9,7 @@ encoder is asked about.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,8 @@ def relu2(x: Tensor) -> Tensor:
     return F.relu(x).square()
 
 
-MORE_ACTIVATIONS = {"relu2": relu2, "cos": torch.cos, "sin": torch.sin, "swish": F.silu}
+MORE_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu2": relu2, "cos": torch.cos, "sin": torch.sin, "swish": F.silu}
 
 
 class Toeplitz(ToeplitzOperator):

@@ -35,18 +35,22 @@ class Gtu(nn.Module):
         inner = int(expand_ratio * embed_dim) // num_heads * num_heads
         # The order of construction decides what a seed draws.
         self._add_projections(embed_dim, inner, bias)
-        self.toep = Tno(num_heads, inner // num_heads, rpe_embedding, causal, use_decay,
-                        use_multi_decay, residual, rpe_act, par_type, gamma, bias, act_type,
-                        rpe_layers, norm_type)
-        self.norm = norm(norm_type, inner) if use_norm else None
+        self._add_operators(lambda: Tno(
+            num_heads, inner // num_heads, rpe_embedding, causal, use_decay, use_multi_decay,
+            residual, rpe_act, par_type, gamma, bias, act_type, rpe_layers, norm_type))
+        self.norm = self.make_norm(norm_type, inner) if use_norm else None
         self._add_residual(embed_dim, norm_type, resi_param)
 
     has_residual = False
+    make_norm = staticmethod(norm)
 
     def _add_projections(self, e, k, bias):
         self.v_proj = nn.Linear(e, k, bias=bias)
         self.u_proj = nn.Linear(e, k, bias=bias)
         self.o = nn.Linear(k, e, bias=bias)
+
+    def _add_operators(self, make):
+        self.toep = make()
 
     def _add_residual(self, e, norm_type, resi_param):
         pass

@@ -21,7 +21,7 @@ from tnn.network.toeplitz import toeplitz_product
 
 def lags_needed(tno: Tno, longest: int) -> int:
     """Number of lags until decay has made the coefficients vanish, at most `longest`."""
-    return min(tno.reach(torch.float32), longest)
+    return int(min(tno.reach(torch.float32), longest))
 
 
 class Window:
@@ -40,7 +40,8 @@ class Window:
         # slot s holds the input of K - 1 - s steps before the newest one, turned by the position.
         # Lags are the last axis: the sum over another one takes 50 times as long.
         self.turned = torch.cat([t, t]).flip(0).t().contiguous()  # (c, 2K)
-        self.ring, self.position = None, 0
+        self.ring: Tensor | None = None  # (b, c, K)
+        self.position = 0
 
     def __call__(self, v: Tensor) -> Tensor:
         if self.position + v.shape[1] > self.longest:
@@ -100,7 +101,8 @@ class StateSpace:
         angles = -2 * math.pi * states.double() / m
         self.lambda_ = self.g * torch.polar(torch.ones_like(angles), angles)  # (c, S)
         self.t = _flat(tno.coefficients(longest))
-        self.u, self.position = None, 0
+        self.u: Tensor | None = None  # (b, c, S)
+        self.position = 0
 
     def __call__(self, v: Tensor) -> Tensor:
         if self.position + v.shape[1] > self.N:

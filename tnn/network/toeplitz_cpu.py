@@ -9,6 +9,8 @@ coefficients, N length of the FFT (`size`), F = N / 2 + 1 frequencies. The seque
 axis everywhere.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -55,7 +57,7 @@ def backward(dy: Tensor, X: Tensor | None, A: Tensor | None, length: int, size: 
     padded = _zeros(dy, rows, size)
     for chunk in _chunks(rows, size):
         conj_A = None if A is None else A[chunk].conj_physical()
-        total = 0  # of X conj(G) over the batch: dt's spectrum, conjugated; one inverse for all
+        total: Any = 0  # of X conj(G) over the batch, the conjugate of dt's spectrum: one inverse
         for b in range(batch):
             G = _padded_rfft(source[b, chunk], padded)
             if A is not None:

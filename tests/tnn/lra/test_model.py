@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tnn.lra import recipes
 from tnn.lra.baselines import MIXERS, Transformer
 from tnn.lra.model import GluBlock, LraModel, pooled
 from tnn.lra.norms import NORMS, Norm
-from tnn.lra.recipes import TASKS, model_arguments, published_arch, settings_of
+from tnn.lra.recipes import model_arguments, published_arch, settings_of
+from tnn.lra.tasks import TASKS
 from tnn.lra.toeplitz import Toeplitz
 from tnn.lra.token_mixers import TNO, TNO2d
 from tnn.lra.utils import counts
@@ -234,9 +236,19 @@ def test_sequence_rms_norm_is_the_original_slip():
                                x[1, :, 2] / (length / 3**0.5 + 1e-2))
 
 
-def test_unknown_norm():
+def test_unknown_names_are_refused():
+    assert tuple(NORMS) == recipes.NORMS  # what the flag offers
     with pytest.raises(ValueError, match="synbatch"):
         Norm(3, "rms")
+    for wrong in ({"act_fun": "sillu"}, {"act_type": "coss"}, {"norm_type": "layer"}):
+        with pytest.raises(ValueError, match="is not one of"):
+            unit(TNO, **wrong)
+    with pytest.raises(ValueError, match="'swich' is not one of gelu"):
+        GluBlock(4, act_fun="swich")
+    for changes, said in (({"arch": "tno3d"}, "token mixer 'tno3d' is not one of tno, tno2d"),
+                          ({"norm": "btch"}, "norm 'btch'")):
+        with pytest.raises(ValueError, match=said):
+            small("listops", **changes)
 
 
 # ---------------------------------------------------------------------------------- the whole
