@@ -39,9 +39,10 @@ test-trust: setup data-pydoc data-digits  ## kill, damage, split, feed hostile f
 	TRUST_REPORT=results/trust.md OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal \
 		tests/trust --timeout 3600
 
-lint: setup  ## style, obvious mistakes, types of the public signatures
+lint: setup  ## style, obvious mistakes, types of the public signatures, who may import whom
 	$(PY) -m ruff check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
 
 bench: setup  ## speed against the plain form, side by side
 	$(PY) benchmarks/awd_lstm_kernels.py

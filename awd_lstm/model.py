@@ -20,6 +20,11 @@ Hidden = list  # per layer: (h, c) for LSTM, h for GRU, c for QRNN; each tensor 
 class LSTM(nn.LSTM):
     """A torch.nn.LSTM layer computed by kernels.lstm: (T, B, I), (h, c) -> (T, B, H), (h, c)."""
 
+    weight_ih_l0: Tensor
+    weight_hh_l0: Tensor   # no parameter under weight drop
+    bias_ih_l0: Tensor
+    bias_hh_l0: Tensor
+
     def forward(self, x: Tensor, hidden: tuple[Tensor, Tensor]):  # type: ignore[override]
         return lstm(x, hidden, self.weight_ih_l0, self.weight_hh_l0,
                     self.bias_ih_l0, self.bias_hh_l0)

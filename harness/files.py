@@ -58,7 +58,7 @@ def write(path: str | Path, content: dict, keep_previous: bool = False) -> None:
     def save(file) -> None:
         sink = _Sink(file)
         try:
-            torch.save(content, sink)
+            torch.save(content, sink)  # type: ignore[arg-type]  # it asks for no more
         except RuntimeError:
             if sink.error is None:
                 raise

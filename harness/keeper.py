@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,7 @@ class Keeper:
         self.found: dict | None = None           # the training state that --resume named
         self.weights: dict | None = None         # or the model file
         self.best_suffix: str | None = None      # of the best model so far; None: there is none
-        self.run = None
+        self.run: Any = None
         self.on_ctrl_c: Callable | None = None
         self.curves: curves.Curves | None = None
         self.text_log: curves.TextLog | None = None
@@ -209,7 +210,7 @@ class Keeper:
             raise BadInput(f"--resume: the best model so far, {best}, is not there")
 
     def _open_curves(self, state: dict | None) -> None:
-        args, own = self.args, state and self.places.is_own(state)
+        args, own = self.args, state is not None and self.places.is_own(state)
         settings = {"script": self.script, **flags.plain(args)}
         save = Path(self.places.given) if self.places.folder else None
         place = args.log_dir, self.places.name, save

@@ -95,7 +95,7 @@ def own_stream(fabric: Fabric, seed: int) -> None:
 
 def generator_state(generator: np.random.RandomState) -> list:
     """The state of numpy's generator, as tensors and plain values."""
-    kind, keys, *rest = generator.get_state()
+    kind, keys, *rest = generator.get_state(legacy=True)
     return [kind, torch.from_numpy(keys.astype(np.int64)), *rest]
 
 
@@ -149,9 +149,11 @@ def gather(fabric: Fabric, value) -> list:
 
 def mean(fabric: Fabric, value: Tensor) -> float:
     """Mean over the processes."""
-    if fabric.world_size > 1:
-        value = fabric.all_reduce(value.detach(), reduce_op="mean")
-    return value.item()
+    if fabric.world_size == 1:
+        return value.item()
+    averaged = fabric.all_reduce(value.detach(), reduce_op="mean")
+    assert isinstance(averaged, Tensor)
+    return averaged.item()
 
 
 def total(fabric: Fabric, *values: float) -> list[float]:

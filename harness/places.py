@@ -6,6 +6,7 @@ import os
 import time
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from harness import files, flags
 from harness.endings import BadInput, bad_input
@@ -28,8 +29,8 @@ class Places:
         self._label_0_1 = label if label_0_1 is None else label_0_1
 
     @property
-    def given(self) -> str | None:
-        """The flag's value; empty or None: nothing is written."""
+    def given(self) -> Any:
+        """The flag's value, a string; empty or None: nothing is written."""
         return getattr(self.args, self.where, None)
 
     @property

@@ -26,8 +26,8 @@ def plain_gradients(plain: Callable, inputs: Sequence[Tensor | None],
         outputs = plain(*leaves)
         outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
         used = [(y, dy) for y, dy in zip(outputs, outgoing, strict=True) if dy is not None]
-        wanted = [i for i, t in enumerate(leaves) if t is not None and t.requires_grad]
-        found = torch.autograd.grad([y for y, _ in used], [leaves[i] for i in wanted],
+        wanted = {i: t for i, t in enumerate(leaves) if t is not None and t.requires_grad}
+        found = torch.autograd.grad([y for y, _ in used], list(wanted.values()),
                                     [dy for _, dy in used], create_graph=True, allow_unused=True)
     gradients: list[Tensor | None] = [None] * len(inputs)
     for i, gradient in zip(wanted, found, strict=True):

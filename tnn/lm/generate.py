@@ -22,6 +22,7 @@ if __package__ in (None, ""):
 from harness.endings import bad_input, orderly_exit
 
 MEMORY = ("window", "etsc", "full")
+PLUGIN = Path(__file__).resolve().parents[1] / "fairseq_plugin"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -100,14 +101,13 @@ def generate(model, tokens: Tensor, count: int, choose, memory: str = "window") 
 
 def load(checkpoint: str, data: str):
     """The model and the dictionary. Raises ValueError for a checkpoint that is no TNN."""
-    from fairseq import checkpoint_utils
+    from fairseq import checkpoint_utils, utils
+    from fairseq.models import MODEL_REGISTRY
 
-    import tnn.fairseq_plugin  # noqa: F401
-    from tnn.fairseq_plugin.language_model import TnnLanguageModel
-
+    utils.import_user_module(argparse.Namespace(user_dir=str(PLUGIN)))
     models, _, task = checkpoint_utils.load_model_ensemble_and_task(
         [checkpoint], arg_overrides={"data": data})
-    if not isinstance(models[0], TnnLanguageModel):
+    if not isinstance(models[0], MODEL_REGISTRY["tnn_v2_lm"]):
         raise ValueError(f"{checkpoint} holds no autoregressive TNN")
     return DecoderLM(models[0].eval()), task.source_dictionary
 
