@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness import files
 from tests.trellisnet import small
-from tests.trellisnet.small import NO_DROPOUT, NO_TEXT_DROPOUT, flags_of
-from trellisnet import files
+from tests.trellisnet.small import NO_DROPOUT, NO_TEXT_DROPOUT, SCRIPTS, flags_of
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-PATHS = {"wt": "word_WT103/word_wt103.py", "seq": "seq_MNIST_CIFAR/seq_mnist_cifar.py"}
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
             "--rdzv-endpoint", "localhost:0"]
 # Columns and images that two cannot share evenly; of the last batch one has nothing.
@@ -23,8 +22,7 @@ SMALL = {"wt": [*NO_TEXT_DROPOUT, "--batch_size", "5", "--splits", "8", "20"],
 
 
 def write_data(folder):
-    small.write_corpus(folder / "texts", train=60, valid=25, test=25)
-    small.write_digits(folder / "images", train=41)
+    small.write_data(folder, images=41)
     return folder
 
 
@@ -32,7 +30,7 @@ def two_processes(name, folder, *more, torchrun=False):
     argv = flags_of(name, folder, *more)
     start = TORCHRUN if torchrun else []
     argv += [] if torchrun else ["--devices", "2"]
-    done = subprocess.run([sys.executable, *start, str(ROOT / "trellisnet" / PATHS[name]), *argv],
+    done = subprocess.run([sys.executable, *start, str(ROOT / "trellisnet" / SCRIPTS[name]), *argv],
                           cwd=folder, env=ENVIRONMENT, text=True, capture_output=True, timeout=200,
                           check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -42,13 +40,13 @@ def two_processes(name, folder, *more, torchrun=False):
 
 def assert_close(folder, expected, tolerance):
     """Weights after the last update, and every loss on the way."""
-    ours, theirs = (files.read(f / "m.state.pt") for f in (folder, expected))
+    ours, theirs = (files.read(f / "m.pt.state") for f in (folder, expected))
     assert ours["progress"]["step"] == theirs["progress"]["step"] > 4
-    assert len(ours["parts"]) == 2
+    assert len(ours["processes"]) == 2
     for key, value in theirs["model"].items():
         torch.testing.assert_close(ours["model"][key], value, rtol=tolerance, atol=tolerance,
                                    msg=key)
-    losses = [[line.split(",") for line in (f / "logs/m/metrics.csv").read_text().splitlines()
+    losses = [[line.split(",") for line in (f / "logs/m.pt/metrics.csv").read_text().splitlines()
                if "loss" in line] for f in (folder, expected)]
     assert len(losses[0]) == len(losses[1]) > 3
     for (*a, ours), (*b, theirs) in zip(*losses, strict=True):
@@ -71,10 +69,10 @@ def test_two_processes_in_double_precision(tmp_path_factory, name, torchrun):
 
 def assert_streams_of_their_own(folder, name):
     """The processes' random states, from which their masks come, differ, and both are saved."""
-    one, two = files.read(folder / "m.state.pt")["parts"]
-    assert not torch.equal(one["torch"], two["torch"])
+    one, two = files.read(folder / "m.pt.state")["processes"]
+    assert not torch.equal(one["random"]["torch"], two["random"]["torch"])
     if name == "wt":  # and their parts of the carried state: two and three of the five columns
-        assert [part["extra"]["hidden"][0].shape for part in (one, two)] == [(2, 20), (3, 20)]
+        assert [part["own"]["hidden"][0].shape for part in (one, two)] == [(2, 20), (3, 20)]
 
 
 @pytest.mark.slow
@@ -89,26 +87,26 @@ def test_two_processes_in_single_precision(tmp_path_factory, name, torchrun):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", SMALL)
 def test_two_processes_resume(tmp_path_factory, name):
     """Bit for bit, each process with its own masks and hidden states."""
     folder, expected = (write_data(tmp_path_factory.mktemp(which)) for which in ("a", "b"))
     two_processes(name, expected)
     two_processes(name, folder, "--max-steps", "4")
     two_processes(name, folder, "--resume")
-    ours, theirs = (files.read(f / "m.state.pt") for f in (folder, expected))
+    ours, theirs = (files.read(f / "m.pt.state") for f in (folder, expected))
     for key, value in theirs["model"].items():
         assert torch.equal(ours["model"][key], value), key
-    for a, b in zip(ours["parts"], theirs["parts"], strict=True):
-        assert torch.equal(a["torch"], b["torch"])
+    for a, b in zip(ours["processes"], theirs["processes"], strict=True):
+        assert torch.equal(a["random"]["torch"], b["random"]["torch"])
 
 
 def test_the_number_of_processes_cannot_change(tmp_path, capsys):
     """Refused in one sentence: each process has its own part of the state."""
     write_data(tmp_path)
     small.train("seq", tmp_path, "--max-steps", "2")
-    state = files.read(tmp_path / "m.state.pt")
-    files.write(tmp_path / "m.state.pt", state | {"parts": state["parts"] * 2})
+    state = files.read(tmp_path / "m.pt.state")
+    files.write(tmp_path / "m.pt.state", state | {"processes": state["processes"] * 2})
     with pytest.raises(SystemExit) as stop:
         small.train("seq", tmp_path, "--resume")
     assert stop.value.code == 2

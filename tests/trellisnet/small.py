@@ -27,12 +27,12 @@ def script(name: str):
     return importlib.import_module(f"trellisnet.{SCRIPTS[name][:-3].replace('/', '.')}")
 
 
-def write_data(folder: Path, lines: int = 16) -> Path:
-    """folder/texts of 30 words, `lines` of them in valid.txt and test.txt; folder/images of 16
-    pixels."""
+def write_data(folder: Path, lines: int = 16, images: int = 43) -> Path:
+    """folder/texts of 30 words, valid.txt and test.txt of `lines` lines; folder/images of 16
+    pixels, `images` to train on."""
     from tests.awd_lstm.small import write_corpus
     write_corpus(folder / "texts", train=60, valid=lines, test=lines)
-    write_digits(folder / "images")
+    write_digits(folder / "images", train=images)
     return folder
 
 

@@ -30,6 +30,7 @@ def test_every_row_of_the_text_is_a_target_once_in_an_epoch(folder, monkeypatch,
         targets_seen.append(targets[start:])
         return forward(self, words, targets, hidden, start)
     monkeypatch.setattr(TrainingLoss, "forward", noting)
+    monkeypatch.setattr(training, "evaluate", lambda *_: 1.0)
     run = train(name, folder)
     once = run.train[1 + run.recipe.train.start:]
     assert torch.equal(torch.cat(targets_seen), torch.cat([once, once]))  # two epochs
