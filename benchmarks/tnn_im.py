@@ -27,6 +27,7 @@ from harness.machine import keep_freed_memory
 from tnn.im.model import Gtu2d, TnnVit, build, stacked_channels_first, stacked_matrices
 from tnn.network.fused import gated_grid
 from tnn.network.glu import GLU
+from tnn.network.grid import along_both
 from tnn.network.norms import rms_normalized
 
 ARCH = "tnn_vit_e3g1_tiny_rpe_l1_90_prenorm"
@@ -117,7 +118,8 @@ def compare_lengths(lengths: list[int], repeats: int) -> None:
 
         def fft(unit=unit, x=x, n=n, batch=batch):
             z = stacked_channels_first(x.transpose(0, 1).flatten(0, 2), unit.u_proj, unit.v_proj)
-            return unit._gated_by_fft(z.view(2, -1, n, batch, n))
+            u, v = torch.nn.functional.silu(z.view(2, -1, n, batch, n)).unbind(0)
+            return u * along_both(v, unit.toep2, unit.toep1, dense_up_to=0)
 
         seconds = {"dense": [], "FFT": []}
         for _ in range(repeats + 1):

@@ -103,7 +103,8 @@ class TNO2d(TNO):
     """The tokens are a grid of H = floor(sqrt n) rows; with R = toep1 along a row and C = toep2
     along a column, by tno_type:
 
-    4 (published)  m = C R v + R C v, computed as 2 C R v: R and C act on different axes
+    4 (published)  m = C R v + R C v, computed as 2 C R v: on different axes, with the same
+                   coefficients for each channel, R and C commute
     2, 3           m = C R v, the unit norms its input (pre_norm) and adds it (times d, with
                    resi_param); the grid is tno_H x tno_W
     6              m = C v + R v
@@ -132,6 +133,7 @@ class TNO2d(TNO):
         kept = x
         if inside:
             x, kept = self.pre_norm(x), x * self.d if hasattr(self, "d") else x
+        # The batch goes between the axes (grid.py) here, while x is D wide; u, v, m are E wide.
         x = x.view(b, h, w, width).transpose(0, 1).reshape(1, h * b * w, width)
         m = self._mix(self._values(x).view(-1, h, b, w)).reshape(1, -1, h * b * w)
         y = self._gated(x, m, self.dropout if self.training else 0.0).view(h, b, w, width)
