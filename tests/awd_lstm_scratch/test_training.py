@@ -116,8 +116,8 @@ def test_fine_tuning_ends_when_it_no_longer_improves(folder, monkeypatch):
 @pytest.mark.parametrize("flags", [[], ["--as-published", "--nhid", "8"]],
                          ids=["paper", "published"])
 def test_every_row_is_used_once_per_epoch(folder, monkeypatch, flags):
-    """In the text's order or sorted by length, without a gap or an overlap. The last row is a target
-    only; at most one more is left out here, four in the published code."""
+    """In the text's order or sorted by length, without a gap or an overlap. The last row is a
+    target only; at most one more is left out here, four in the published code."""
     epochs = []
 
     def train_epoch(run, own=main.train_epoch):

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from awd_lstm import checkpoint
 from awd_lstm import main as toolkit
 from awd_lstm.scratch import main
 from awd_lstm.scratch.study import twin
 from awd_lstm.scratch.utils import from_nn_lstm
+from harness import files
 from report import measurements, metrics_csv
 from report.log_lines import parse_log
 from tests.awd_lstm.small import write_corpus
@@ -94,7 +94,7 @@ def test_training_lines(chain):
 
 def test_finetuning(chain):
     home, done = chain
-    before, after = (checkpoint.read(home / name) for name in ("s.main.pt", "s.pt"))
+    before, after = (files.read(home / name) for name in ("s.pt.main", "s.pt"))
     assert before["script"] == "scratch"
     assert after["script"] == "scratch-finetune"
     assert after["valid_loss"] < before["valid_loss"]
@@ -105,22 +105,22 @@ def test_pointer(chain):
     """A text that repeats itself is better predicted with the cache."""
     home, done = chain
     final = parse_log(done["pointer"].stdout)[1]
-    assert final["valid_loss"] < checkpoint.read(home / "s.pt")["valid_loss"]
+    assert final["valid_loss"] < files.read(home / "s.pt")["valid_loss"]
     assert final["test_ppl"] > 1
 
 
 def test_table_of_epochs(chain):
     """The published results/scratch.csv."""
-    with (chain[0] / "s.csv").open(newline="") as file:
+    with (chain[0] / "s.pt.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["epoch", "time", "train_loss", "val_loss", "train_ppl", "val_ppl",
                              "val_bpc", "train_bpc", "asgd_triggered"]
 
 
 def test_chain_leaves_nothing_else(chain):
-    assert sorted(p.name for p in chain[0].iterdir() if ".prev." not in p.name) == [
-        "data", "logs", "s.csv", "s.main.pt", "s.pt", "s.scratch-finetune.state.pt",
-        "s.scratch.state.pt"]
+    assert sorted(p.name for p in chain[0].iterdir() if p.suffix != ".prev") == [
+        "data", "logs", "s.pt", "s.pt.csv", "s.pt.finetune.csv", "s.pt.finetune.state",
+        "s.pt.main", "s.pt.state"]
 
 
 def test_help(capsys):
@@ -141,11 +141,11 @@ def test_same_training_as_the_toolkit(folder, layers):
              "0.25", "--dropouti", "0.4", "--max-steps", "30", "--log-dir", str(folder / "logs")]
     toolkit.main([*words, "--save", str(folder / "t.pt"), "--exact-loss"])
     twin.main([*words, "--save", str(folder / "s.pt")])
-    for names in (("t.pt", "s.pt"), ("t.state.pt", "s.scratch.state.pt")):
-        theirs, ours = (checkpoint.read(folder / name) for name in names)
+    for names in (("t.pt", "s.pt"), ("t.pt.state", "s.pt.state")):
+        theirs, ours = (files.read(folder / name) for name in names)
         for name, value in from_nn_lstm(theirs["model"]).items():
             torch.testing.assert_close(ours["model"][name], value, atol=1e-5, rtol=1e-4, msg=name)
-    best = [checkpoint.read(folder / name)["valid_loss"] for name in ("t.pt", "s.pt")]
+    best = [files.read(folder / name)["valid_loss"] for name in ("t.pt", "s.pt")]
     assert best[1] == pytest.approx(best[0], abs=1e-5)
 
 
@@ -154,7 +154,7 @@ def test_hoisting_changes_nothing(folder, tmp_path_factory):
     write_corpus(other / "texts")
     train(folder, "--max-steps", "15")
     train(other, "--max-steps", "15", "--no-hoist")
-    ours, plain = (checkpoint.read(f / "m.pt") for f in (folder, other))
+    ours, plain = (files.read(f / "m.pt") for f in (folder, other))
     for name, value in plain["model"].items():
         torch.testing.assert_close(ours["model"][name], value, atol=1e-5, rtol=1e-4, msg=name)
 
@@ -162,17 +162,17 @@ def test_hoisting_changes_nothing(folder, tmp_path_factory):
 # ------------------------------------------------------------------------------------ resumption
 def assert_same_files(folder, expected):
     """Parameters, optimiser, random streams, curves: bit for bit."""
-    for name in ("m.pt", "m.scratch.state.pt"):
-        a, b = (checkpoint.read(f / name) for f in (folder, expected))
+    for name in ("m.pt", "m.pt.state"):
+        a, b = (files.read(f / name) for f in (folder, expected))
         for key, value in a["model"].items():
             assert torch.equal(value, b["model"][key]), f"{name} {key}"
     for key in ("step", "epoch", "i", "val_loss", "stored_loss", "lengths"):
         assert a["progress"][key] == b["progress"][key], key
-    assert torch.equal(a["torch"], b["torch"])
-    assert torch.equal(a["numpy"][1], b["numpy"][1])
+    assert torch.equal(*(f["processes"][0]["random"]["torch"] for f in (a, b)))
+    assert torch.equal(a["rng"][1], b["rng"][1])
     states = [list(f["optimizer"]["state"].values()) for f in (a, b)]
     assert all(torch.equal(x["ax"], y["ax"]) for x, y in zip(*states, strict=True))
-    curves = [(f / "logs/m/metrics.csv").read_text() for f in (folder, expected)]
+    curves = [(f / "logs/m.pt/metrics.csv").read_text() for f in (folder, expected)]
     assert curves[0] == curves[1]
 
 
@@ -186,8 +186,8 @@ def test_resume_is_bit_identical(folder, tmp_path_factory, mode):
     write_corpus(expected / "texts")
     late = ["--lr", "40", "--epochs", "6", *mode]  # jumps about, so that averaging starts
     train(expected, *late)
-    assert checkpoint.read(expected / "m.scratch.state.pt")["triggered"]
-    epoch = len(checkpoint.read(expected / "m.scratch.state.pt")["progress"]["lengths"])
+    assert files.read(expected / "m.pt.state")["triggered"]
+    epoch = len(files.read(expected / "m.pt.state")["progress"]["lengths"])
     train(folder, *late, "--max-steps", "5")
     train(folder, *late, "--resume", "--max-steps", str(4 * epoch + 7))
     if mode:
@@ -210,16 +210,16 @@ def test_asked_to_stop(folder, signum, code):
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert "Traceback" not in err
-    assert f"--resume ({folder / 'm.scratch.state.pt'})" in out
-    steps = checkpoint.read(folder / "m.scratch.state.pt")["progress"]["step"]
+    assert f"--resume ({folder / 'm.pt.state'})" in out
+    steps = files.read(folder / "m.pt.state")["progress"]["step"]
     train(folder, "--epochs", "8000", "--resume", "--max-steps", str(steps + 5))
-    assert checkpoint.read(folder / "m.scratch.state.pt")["progress"]["step"] == steps + 5
+    assert files.read(folder / "m.pt.state")["progress"]["step"] == steps + 5
 
 
 def test_published_weights(folder, capsys):
     """A state_dict under the published code's names, in the older file format."""
     train(folder, "--max-steps", "3", "--no-tied")
-    ours = checkpoint.read(folder / "m.pt")["model"]
+    ours = files.read(folder / "m.pt")["model"]
     theirs = {}
     for name, value in ours.items():
         name = re.sub(r"layers\.(\d)\.cell\.", r"layer\1.module.", name)
@@ -228,7 +228,7 @@ def test_published_weights(folder, capsys):
             value = torch.zeros_like(value)  # what it happened to be when it was saved
         theirs[name] = value
     torch.save(theirs, folder / "old.pt", _use_new_zipfile_serialization=False)
-    loss = checkpoint.read(folder / "m.pt")["valid_loss"]
+    loss = files.read(folder / "m.pt")["valid_loss"]
     capsys.readouterr()
     train(folder, "--pointer", "--lambdasm", "0", "--save", folder / "old.pt")
     assert parse_log(capsys.readouterr().out)[1]["valid_loss"] == pytest.approx(loss, abs=0.05)
@@ -239,7 +239,7 @@ def test_published_weights(folder, capsys):
                                   ["--splits", "5", "12"], ["--no-split"]], ids=" ".join)
 def test_other_arithmetic_and_losses(folder, more):
     train(folder, "--max-steps", "6", *more)
-    assert math.isfinite(checkpoint.read(folder / "m.pt")["valid_loss"])
+    assert math.isfinite(files.read(folder / "m.pt")["valid_loss"])
 
 
 @pytest.mark.slow
@@ -271,10 +271,12 @@ def test_nonsense_is_refused(folder, capsys, words):
 
 
 def test_other_refusals(folder, capsys):
-    assert "too short" in refused(capsys, *flags(folder, "--batch_size", "5000"))
-    assert "there is no folder" in refused(capsys, *flags(folder, "--save", folder / "no/m.pt"))
-    assert "no checkpoint" in refused(capsys, *flags(folder, "--finetune"))
-    assert "no checkpoint" in refused(capsys, *flags(folder, "--pointer"))
+    for flag, split in (("batch_size", "train"), ("eval_batch_size", "valid")):
+        line = refused(capsys, *flags(folder, f"--{flag}", "5000"))
+        assert f"{split}.txt is too short" in line
+        assert f"a smaller --{flag}" in line
+    assert "there is no file" in refused(capsys, *flags(folder, "--finetune"))
+    assert "there is no file" in refused(capsys, *flags(folder, "--pointer"))
     assert "no training state" in refused(capsys, *flags(folder, "--resume"))
     train(folder, "--max-steps", "2")
     capsys.readouterr()
@@ -285,7 +287,7 @@ def test_other_refusals(folder, capsys):
                                                    folder / "other.pt"))
     write_corpus(folder / "texts", words=31)
     assert "other words" in refused(capsys, *flags(folder, "--pointer"))
-    assert "not those trained on" in refused(capsys, *flags(folder, "--resume"))
+    assert "train.txt is not what the run in" in refused(capsys, *flags(folder, "--resume"))
 
 
 def test_loss_that_is_not_finite(folder):

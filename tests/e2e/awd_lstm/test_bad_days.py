@@ -1,111 +1,22 @@
-"""Bad days: killed, asked to stop, no data, a full disk, a loss that is not finite, nonsense."""
+"""Bad days: asked to stop, no data, short texts, a loss that is not finite, nonsense."""
 
+import math
 import os
-import random
 import re
-import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from awd_lstm import checkpoint, main
+from awd_lstm import finetune, main, pointer
+from awd_lstm.training import Run
+from harness import files
 from tests.awd_lstm.small import train, write_corpus
-from tests.e2e.awd_lstm.scripts import (
-    ENVIRONMENT,
-    SCRIPTS,
-    assert_same_files,
-    command,
-    run,
-    training,
-)
-
-# ------------------------------------------------------------------------------------ interruptions
-# Runs a script as its first argument says after changing something in it, as the second says.
-WRAPPER = """
-import os, runpy, signal, sys, time
-script, patch = sys.argv[1:3]
-exec(patch)
-sys.argv = sys.argv[2:]
-sys.argv[0] = script
-runpy.run_path(script, run_name="__main__")
-"""
+from tests.e2e.awd_lstm.scripts import ENVIRONMENT, assert_same_files, command, run, training
 
 
-def patched(script, patch, *flags) -> list[str]:
-    return [sys.executable, "-c", WRAPPER, str(SCRIPTS / script), patch, *map(str, flags)]
-
-
-KILL_AT = """
-import pathlib
-real, calls = {where}, []
-def killing(*a):
-    calls.append(1)
-    if {after}: result = real(*a)
-    if len(calls) == {n}: os.kill(os.getpid(), signal.SIGKILL)
-    return result if {after} else real(*a)
-{where} = killing
-"""
-
-
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("unbroken")
-    write_corpus(folder / "texts")
-    train("main", folder, "--save-interval", "4")
-    return folder
-
-
-@pytest.mark.parametrize(("where", "after", "n"), [
-    ("os.fsync", False, 1), ("os.fsync", False, 7), ("os.fsync", True, 10),
-    ("pathlib.Path.replace", False, 5), ("pathlib.Path.replace", True, 6),
-], ids=["first-write", "before-flush", "after-flush", "before-rename", "after-rename"])
-def test_killed_while_writing(folder, unbroken, where, after, n):
-    """SIGKILL in the middle of a write loses nothing: what is there is whole, and --resume (or a
-    new start, if no state was written yet) ends like a run that was never killed."""
-    flags = training(folder, "--save-interval", "4")
-    patch = KILL_AT.format(where=where, after=after, n=n)
-    run(patched("main.py", patch, *flags), folder, code=-signal.SIGKILL)
-    assert after or list(folder.glob(".*.part"))  # it was in the middle of writing
-    for path in folder.glob("*.pt"):
-        checkpoint.read(path)
-    resume = ["--resume"] if (folder / "m.state.pt").exists() else []
-    assert bool(resume) == (n > 1)
-    shutil.rmtree(folder / "logs") if not resume else None
-    train("main", folder, "--save-interval", "4", *resume)
-    assert_same_files(folder, unbroken)
-    assert not list(folder.glob(".*.part"))
-
-
-def test_killed_at_random_times(folder, unbroken):
-    """Again and again; saving takes most of the time here."""
-    rng = random.Random(0)
-    slow = "real = os.fsync; os.fsync = lambda f: (time.sleep(0.02), real(f))"
-    flags = training(folder, "--save-interval", "1")
-    killed = 0
-    for _ in range(3):
-        resume = ["--resume"] if (folder / "m.state.pt").exists() else []
-        process = subprocess.Popen(patched("main.py", slow, *flags, *resume), cwd=folder,
-                                   env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
-                                   stderr=subprocess.PIPE)
-        for line in process.stdout:
-            if line.startswith("| epoch"):
-                break
-        try:
-            process.communicate(timeout=rng.uniform(0, 0.5))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-        killed += process.returncode == -signal.SIGKILL
-        for path in folder.glob("*.pt"):
-            checkpoint.read(path)
-    assert killed
-    train("main", folder, "--save-interval", "1", "--resume")
-    assert_same_files(folder, unbroken)
-
-
+# ---------------------------------------------------------------------------------- interruptions
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)],
                          ids=["Ctrl-C", "SIGTERM"])
 def test_asked_to_stop(folder, tmp_path_factory, signum, code):
@@ -121,10 +32,10 @@ def test_asked_to_stop(folder, tmp_path_factory, signum, code):
     assert process.returncode == code, err
     assert "Traceback" not in err
     assert "Exiting from training early" in out
-    assert f"--resume ({folder / 'm.state.pt'})" in out
+    assert f"--resume ({folder / 'm.pt.state'})" in out
     assert ("| End of training | test loss" in out) == (signum == signal.SIGINT)
 
-    steps = str(checkpoint.read(folder / "m.state.pt")["progress"]["step"] + 12)
+    steps = str(files.read(folder / "m.pt.state")["progress"]["step"] + 12)
     train("main", folder, "--epochs", "8000", "--resume", "--max-steps", steps)
     expected = tmp_path_factory.mktemp("expected")
     write_corpus(expected / "texts")
@@ -166,18 +77,25 @@ def test_loss_that_is_not_finite(folder):
                                             "--save-interval", "1")), folder, code=1)
     line = one_line(done, "main.py")
     assert re.search(r"is not finite at epoch 1, step \d+; stopped before the update", line)
-    assert (folder / "m.old.pt").read_bytes() == before
-    state = checkpoint.read(folder / "m.state.pt")
+    assert (folder / "m.pt.old").read_bytes() == before
+    state = files.read(folder / "m.pt.state")
     assert f"step {state['progress']['step']};" in line
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("name", ["m.pt", "m.state.pt"])
-def test_full_disk(folder, name):
-    (folder / f".{name}.part").symlink_to("/dev/full")
-    done = run(command("main.py", *training(folder, "--epochs", "1")), folder, code=1)
-    assert re.search(rf"No space left on device: '.*{name}'$", one_line(done, "main.py"))
-    assert not (folder / name).exists()
+@pytest.mark.parametrize("script", ["main", "finetune"])
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_validation_loss_that_is_not_finite(folder, capsys, monkeypatch, script, loss):
+    """It ends the run as a training loss does, and is never the best."""
+    train("main", folder, "--epochs", "1")
+    before = (folder / "m.pt").read_bytes()
+    monkeypatch.setattr(Run, "evaluate", lambda run, source: loss)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        train(script, folder)
+    assert stop.value.code == 1
+    line, = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{script}.py: the validation loss is {loss} at epoch 1, step ")
+    assert (folder / f"m.pt.{'old' if script == 'main' else 'main'}").read_bytes() == before
 
 
 def refused(capsys, *flags):
@@ -187,12 +105,15 @@ def refused(capsys, *flags):
     return capsys.readouterr().err
 
 
-def test_save_where_there_is_no_folder(folder, capsys):
-    """Said before the training, not after the first epoch."""
+def test_save_in_a_new_folder(folder, capsys):
+    """The folder is made; where a file is in the way, that is said before the training."""
+    train("main", folder, "--max-steps", "1", save="new/deeper/m.pt")
+    assert (folder / "new" / "deeper" / "m.pt").is_file()
     (folder / "file").touch()
-    for parent in ("missing", "file"):
-        line = refused(capsys, *training(folder, "--save", folder / parent / "m.pt"))
-        assert f"there is no folder {folder / parent}" in line
+    assert f"--save {folder}/file/m.pt: " in refused(
+        capsys, *training(folder, "--save", folder / "file" / "m.pt"))
+    assert "is a folder" in refused(capsys, *training(folder, "--save", folder / "new"))
+    assert sorted(p.name for p in (folder / "new").iterdir()) == ["deeper"]
 
 
 def test_save_in_a_read_only_folder(folder, capsys, monkeypatch):
@@ -212,4 +133,32 @@ def test_nonsense_is_refused(folder, capsys, flags):
 
 def test_text_shorter_than_the_batch(folder, capsys):
     line = refused(capsys, *training(folder, "--batch_size", "5000"))
-    assert "too short for 5000 columns" in line
+    assert "train.txt is too short" in line
+    assert "5000 columns" in line
+    assert "a smaller --batch_size" in line
+
+
+@pytest.mark.parametrize("script", [main, finetune, pointer])
+@pytest.mark.parametrize("split", ["valid", "test"])
+def test_short_text_is_named(folder, capsys, script, split):
+    """An empty line is one token, and a prediction takes two."""
+    train("main", folder, "--max-steps", "1")
+    (folder / "texts" / f"{split}.txt").write_text("\n")
+    own = ["--resume", str(folder / "m.pt"), "--save", str(folder / "n.pt")]
+    flags = (["--data", str(folder / "texts"), "--save", str(folder / "m.pt"), "--no-cuda"]
+             if script is pointer else [*map(str, training(folder)), *(own * (script is main))])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        script.main(flags)
+    assert stop.value.code == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert f"{folder}/texts/{split}.txt is too short: it has 1 tokens, and " in line
+    assert "give a longer text" in line
+
+
+def test_a_byte_order_mark_is_no_word(folder):
+    """Before the first line, and where texts that have one were joined."""
+    for text in (folder / "texts").glob("*.txt"):
+        text.write_text("\ufeff" + text.read_text().replace("\n", "\n\ufeff", 1), encoding="utf-8")
+    train("main", folder, "--max-steps", "1")
+    assert files.read(folder / "m.pt")["config"]["ntoken"] == 31
