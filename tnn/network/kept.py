@@ -1,10 +1,10 @@
 """Values that follow from a module's weights alone, computed once and kept while they hold.
 
 In evaluation every batch asks an operator for the same coefficients. To compute them is to run
-the position encoder over all lags and to transform the result: for one sequence of 512 that is
-most of the operator's work. What is kept costs memory: the spectrum of one length, E (n + 1)
-complex numbers (6 MB for the published layer at 512 positions, 67 MB at 8192); only the last
-length is kept.
+the position encoder over all lags and to transform the result: three quarters of the operator's
+work for one sequence of 512 positions, a sixth for eight of them. What is kept costs memory: a
+spectrum of E (N / 2 + 1) complex numbers, N the transforms' length (6 MB for the published layer
+at 512 positions, 61 MB at 8192), and a decay (3 and 12 MB); of one length only, the last.
 
 A kept value is used only while all of these hold, and none of them alone is enough:
 
