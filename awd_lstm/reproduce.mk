@@ -1,7 +1,7 @@
 # The published runs of the LSTM/QRNN toolkit, and its part of the demo.
 #
 # A step runs in runs/ROW/, where data/ is the repository's, and is recorded. Typed again, a
-# finished step is skipped and an interrupted one goes on where it stopped. SMOKE=1 appends settings
+# finished step is skipped and an interrupted one continues where it stopped. SMOKE=1 appends settings
 # that shrink the run and puts embedded text in place of the data.
 
 awd-run = $(RECORD) run $(1) $(2) $(if $(SMOKE),--smoke) --resume-flag=--resume --resume-if $(3) --

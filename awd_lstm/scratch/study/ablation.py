@@ -52,7 +52,7 @@ CAUSES = (
     ("published-tied",  "--as-published --nhid 200 --eval_batch_size 10 --tied",
                         "the published code, tied (its experiment 4)"),
 )
-MORE = (  # these go on from the model of `paper`
+MORE = (  # these continue from the model of `paper`
     ("averaged",        "--finetune --epochs 3", "paper, then 3 epochs of averaged SGD"),
     ("not-averaged",    "--finetune --epochs 3 --no-average",
                         "paper, then 3 epochs of ASGD whose average is not used"),
@@ -105,7 +105,7 @@ class Experiment:
 
 
 def causes(experiment: Experiment) -> None:
-    """The paper's recipe, what goes on from its model, then all others."""
+    """The paper's recipe, what continues from its model, then all others."""
     for name, flags, _ in (CAUSES[0], *MORE, *CAUSES[1:]):
         state = "finetune.state" if "--finetune" in flags else "state"
         model = experiment.folder / f"{name}.pt"
