@@ -45,9 +45,10 @@ class Kept:
         """make(), or what it gave for the same `key` while the weights have not changed."""
         # What was made in inference mode cannot take part in a backward pass.
         state = (key, torch.is_inference_mode_enabled(), *map(_state, weights))
-        if name not in self._values or self._values[name][0] != state:
-            self._values[name] = state, make()
-        return self._values[name][1]
+        found = self._values.get(name)  # read once: replicas in other threads may write
+        if found is None or found[0] != state:
+            found = self._values[name] = state, make()
+        return found[1]
 
     def forget(self) -> None:
         self._values.clear()

@@ -106,9 +106,14 @@ class ToeplitzOperator(KeepingModule):
     def damping(self, K: int) -> Tensor | None:
         """g^|k| (L, E), or None without decay. That of a fixed decay is kept, in training too: it
         takes as long as an FFT of a sequence, and K E numbers."""
-        if self.use_decay and not torch.compiler.is_compiling():
+        if self._decay_is_frozen():
             return self.kept.get("damping", K, [self.gamma], lambda: self._damping(K))
         return self._damping(K)
+
+    def _decay_is_frozen(self):
+        """Can what follows from it be kept?"""
+        return (self.use_decay and not self.gamma.requires_grad
+                and not torch.compiler.is_compiling())
 
     def _damping(self, K):
         g = self.decay()
@@ -143,7 +148,7 @@ class ToeplitzOperator(KeepingModule):
     def lags_that_count(self, n: int, dtype: torch.dtype) -> int:
         """How many of n lags need coefficients. Only a fixed decay leaves some out: a learnt one
         changes with every update, and to look at it stops a GPU."""
-        if not self.use_decay or torch.compiler.is_compiling():
+        if not self._decay_is_frozen():
             return n
         return min(n, self.kept.get("reach", dtype, [self.gamma], lambda: self.reach(dtype)))
 

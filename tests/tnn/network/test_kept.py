@@ -159,6 +159,20 @@ def test_kept_coefficients_carry_no_graph():
         assert module.rpe.pos_proj.weight.grad is not None
 
 
+@pytest.mark.parametrize("name", ["tno", "lra"])
+def test_a_decay_that_is_thawed_is_trained(name):
+    """gamma is frozen by its flag alone."""
+    module, x = made(name)
+    evaluated(module, x)
+    module.gamma.requires_grad_(True)
+    optimizer = torch.optim.SGD([module.gamma], lr=1e-3, fused=True)
+    for _ in range(2):
+        before = module.kernel(9).detach()
+        module(x).square().sum().backward()
+        optimizer.step()
+        assert not torch.equal(module.kernel(9), before)
+
+
 def test_copies_and_pickles_start_empty():
     model, tokens = TnnModel(7, 8, 1).eval(), torch.arange(6).view(1, 6)
     expected = evaluated(model, tokens)
