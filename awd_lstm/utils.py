@@ -27,6 +27,7 @@ def batchify(ids: np.ndarray, batch_size: int, device: torch.device | str = "cpu
     rows = len(ids) // batch_size
     if rows < 2:
         raise ValueError(f"a text of {len(ids)} tokens is too short for {batch_size} columns")
+    # A copy: torch would otherwise alias the file, which is mapped read-only.
     columns = torch.from_numpy(np.array(ids[: rows * batch_size]))
     if torch.device(device).type != "cpu" and columns.dtype in (torch.uint16, torch.uint32):
         columns = columns.to(torch.int32)  # few operations know the wider unsigned types there
@@ -39,6 +40,7 @@ def get_batch(source: Tensor, i: int, seq_len: int) -> tuple[Tensor, Tensor]:
     Returns data (T, B) and targets (T*B,), time-major, int64, with T <= seq_len.
     """
     seq_len = min(seq_len, len(source) - 1 - i)
+    # The text stays in its compact type; ids become int64, as lookups want them, a batch at a time.
     data = source[i: i + seq_len + 1].long().contiguous()
     return data[:-1], data[1:].reshape(-1)
 
