@@ -38,7 +38,7 @@ class Input:
         if self.place:
             found = place.unbroken(SCRIPTS[self.script]).folder
             shutil.copytree(found, folder, dirs_exist_ok=True,
-                            ignore=shutil.ignore_patterns("logs", "journal", "*.prev.pt"))
+                            ignore=shutil.ignore_patterns("logs", "journal", "*.prev"))
         return folder
 
     def give(self, place: Place, folder: Path, content: bytes) -> tuple[Ended, Path]:

@@ -4,11 +4,11 @@ A run is a folder: the script writes below it, the data lie elsewhere and are sh
 are chosen so that forty updates see epochs end, the learning rate change and averaging begin.
 """
 
-import importlib
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import files
 from tests.awd_lstm.small import write_corpus
 from tests.sparse_seq.small import write_sentences
 from tests.trellisnet.small import write_digits
@@ -34,15 +34,12 @@ class Script:
     data: str = "texts"              # which of the shared data
     save: str = "m.pt"               # what --save names, below the run's folder
     before: str = ""                 # the script whose finished run it starts from
-    files: str = "awd_lstm.checkpoint"   # the module that reads its files
     says: str = "main.py"            # how its complaints begin
     takes: tuple[str, ...] = ("--resume",)      # further flags that name a checkpoint
     no_dropout: str = ""             # flags under which several processes compute what one does
     changes: tuple[str, ...] = ()    # what must be seen in the output of the unbroken run
     several: bool = True             # --devices
     paths: str = "--data {data} --save {save} --log-dir {logs}"
-    curves: str = ""                 # metrics.csv, where the state does not say
-    steps: str = "step"              # what the state calls the number of updates
     closing: int = 2                 # lines that end every run
     lacks: tuple[str, ...] = ()      # what is asked of all and it does not do (yet)
 
@@ -53,34 +50,33 @@ class Script:
 
     def read(self, path: Path) -> dict:
         """A file of this script, by the code that the script itself reads it with."""
-        return importlib.import_module(self.files).read(path)
+        return files.read(path)
 
 
 AWD = {"takes": ("--resume",), "no_dropout": NO_AWD_DROPOUT}
-TRELLIS = {"files": "trellisnet.files", "state": "m.state.pt",
-           "takes": ("--resume", "--load", "--load_weight")}
-SPARSE = {"files": "sparse_seq.files", "save": "run"}
+TRELLIS = {"state": "m.pt.state", "takes": ("--resume", "--load", "--load_weight")}
+SPARSE = {"save": "run"}
 
 SCRIPTS = {script.name: script for script in (
     Script("awd-main", "awd_lstm.main", f"{TINY_LSTM} --lr 30 --nonmono 0 --epochs 6 --no-cuda",
-           "m.state.pt", ("m.pt",), changes=("Switching to ASGD",), **AWD),
+           "m.pt.state", ("m.pt",), changes=("Switching to ASGD",), **AWD),
     Script("awd-qrnn", "awd_lstm.main",
            f"{TINY_LSTM} --model QRNN --optimizer adam --lr 0.01 --when 2 --epochs 6 --no-cuda",
-           "m.state.pt", ("m.pt", "m.pt.e2"), changes=("Dividing learning rate by 10",), **AWD),
+           "m.pt.state", ("m.pt", "m.pt.e2"), changes=("Dividing learning rate by 10",), **AWD),
     Script("awd-finetune", "awd_lstm.finetune",
-           f"{TINY_LSTM} --lr 20 --nonmono 5 --epochs 6 --no-cuda", "m.finetune.state.pt",
+           f"{TINY_LSTM} --lr 20 --nonmono 5 --epochs 6 --no-cuda", "m.pt.finetune.state",
            ("m.pt",), before="awd-main", says="finetune.py", changes=("end of epoch",),
            **AWD | {"takes": ("--resume", "--save")}),
     Script("scratch-main", "awd_lstm.scratch.main",
-           f"{TINY_LSTM} --lr 30 --nonmono 0 --epochs 6 --no-cuda", "m.scratch.state.pt",
+           f"{TINY_LSTM} --lr 30 --nonmono 0 --epochs 6 --no-cuda", "m.pt.state",
            ("m.pt",), several=False, changes=("Switching to ASGD",), **AWD),
     Script("scratch-finetune", "awd_lstm.scratch.main",
            f"{TINY_LSTM} --lr 20 --nonmono 5 --epochs 6 --finetune --no-cuda",
-           "m.scratch-finetune.state.pt", ("m.pt",), before="scratch-main", several=False,
+           "m.pt.finetune.state", ("m.pt",), before="scratch-main", several=False,
            changes=("epoch:",), **AWD | {"takes": ("--resume", "--save")}),
     Script("word-ptb", "trellisnet.word_PTB.word_ptb",
            f"{TINY_TRELLIS} --seq_len 10 --lr 40 --clip 5 --anneal 0 --epochs 6 --asgd --name m",
-           models=("m.pt", "m_asgd.pt"), says="word_ptb.py", changes=("Switching to ASGD",),
+           models=("m.pt", "m.pt.asgd"), says="word_ptb.py", changes=("Switching to ASGD",),
            no_dropout=f"{NO_TRELLIS_DROPOUT} --emb_dropout 0", **TRELLIS),
     Script("word-wt103", "trellisnet.word_WT103.word_wt103",
            f"{TINY_TRELLIS} --horizon 8 --lr 0.01 --splits 8 20 --wdrop 0.2 --emb_dropout 0.1 "
@@ -119,14 +115,14 @@ SCRIPTS = {script.name: script for script in (
            "depth=2 rpe_embdding=8 --device cpu --num_workers 0 --batch-size 10 --epochs 7 "
            "--warmup-epochs 2 --lr 0.05 --clip-grad 5 --seed 7 --stochastic-depth 0.2",
            "run/checkpoint_last.pth", ("run/checkpoint_best.pth", "run/checkpoint_0.pth"),
-           data="images", save="run", files="harness.files", changes=("Max accuracy",),
+           data="images", save="run", changes=("Max accuracy",),
            no_dropout="--stochastic-depth 0 --mixup 0 --cutmix 0",
            paths="--data-path {data} --output_dir {save} --log-dir {logs}", closing=0),
     Script("tnn-lra", "tnn.lra.main",
            "--task listops --arch tno --n-layers 1 --d-model 8 --dpb-dim 8 --dpb-layers 1 --norm "
            "layer --dropout 0.1 --batch-size 4 --epochs 5 --warmup 5 --total-steps 60 --lr 0.01 "
            "--workers 0 --device cpu --log-interval 3 --seed 7", "m.pt.state", ("m.pt",),
-           data="lra", files="harness.files", changes=("epoch",),
+           data="lra", changes=("epoch",),
            no_dropout="--dropout 0 --position-dropout 0", closing=0),
 )}
 

@@ -1,8 +1,8 @@
 """Every operation by which a run changes a file - open, write, fsync, link, rename, unlink,
-truncate, mkdir - is a point at which it may be killed (before, behind, half-way through a write) or
-be told that the disk is full, broken, read-only or over quota. All of them are tried, at the default
---save-interval, then the run is resumed or typed again as a user would do it, and must end as the
-one that nothing happened to, bit for bit; and nothing that was there before may be gone.
+truncate, mkdir - is a point at which it may be killed (before, behind, half-way through a write)
+or be told that the disk is full, broken, read-only or over quota. All of them are tried, at the
+default --save-interval, then the run is resumed or typed again as a user would do it, and must end
+as the one that nothing happened to, bit for bit; and nothing that was there before may be gone.
 """
 
 import errno

@@ -6,7 +6,6 @@ import errno
 import pytest
 
 from tests.trust.runs import assert_same_run, events, step_of
-from tests.trust.scripts import SCRIPTS
 
 ERRORS = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO)
 
@@ -31,19 +30,3 @@ def test_a_save_that_fails(place, script, times):
         resume = ["--resume"] if step_of(script, folder) is not None else []
         assert_same_run(script, folder, place.run(script, folder, *resume), expected)
         place.count("disk", "failed saves: one line, files before it whole, resumed bit for bit")
-
-
-@pytest.mark.parametrize("name", ["awd-main", "word-ptb", "sparse-tagger"])
-def test_the_device_is_really_full(place, name):
-    """/dev/full answers every write as a full disk does."""
-    script = SCRIPTS[name]
-    folder = place.folder(script)
-    place.run(script, folder, "--max-steps", "4")
-    state = folder / script.state
-    before = state.read_bytes()
-    state.with_name(f".{state.name}.part").symlink_to("/dev/full")
-    done = place.run(script, folder, "--resume", code=1)
-    assert "No space left on device" in done.line
-    assert str(state) in done.line
-    assert state.read_bytes() == before
-    place.count("disk", "full device: one line, state before it whole")

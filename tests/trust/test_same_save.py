@@ -11,6 +11,11 @@ from tests.trust.runs import assert_same_run
 from tests.trust.scripts import SCRIPTS
 
 
+def checkpoints(folder) -> dict:
+    """Models and states with their contents."""
+    return {path: path.read_bytes() for path in folder.rglob("*.pt*") if path.is_file()}
+
+
 def test_the_second_refuses(place, script, asks):
     asks(script, "lock")
     expected = place.unbroken(script)
@@ -18,14 +23,14 @@ def test_the_second_refuses(place, script, asks):
     folder = place.folder(script)
     first = place.start(script, folder, hold={"save": 3, "stage": "sync"})
     assert first.wait() is None
-    before = {path: path.read_bytes() for path in folder.rglob("*.pt*")}
+    before = checkpoints(folder)
     for more in ([], ["--resume"]):
         second = place.run(script, folder, *more, code=2)
         assert len(second.complaints) == 1, second.err
         assert flag in second.line
         assert "another run is writing there" in second.line
         place.count("same --save", "second run refused, exit 2")
-    assert {path: path.read_bytes() for path in folder.rglob("*.pt*")} == before
+    assert checkpoints(folder) == before
     first.kill(signal.SIGCONT)
     done = first.wait()
     assert done.code == 0, done.err
