@@ -29,8 +29,8 @@ if __package__ in (None, ""):
 import torch
 import torch.nn.functional as F
 
+from harness.machine import keep_freed_memory
 from kernels.product import product
-from trellisnet.environment import keep_freed_memory
 from trellisnet.levels import compiled_gates, trellis_levels
 
 FULL = dict(emsize=400, hidden=1400, nout=400, levels=58, length=110, start=58, batch=4,
