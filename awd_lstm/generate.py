@@ -87,7 +87,7 @@ def sample(log_probability: Tensor, temperature: float, top_k: int) -> Tensor:
 @torch.no_grad()
 def generate(model: RNNModel, criterion: SplitCrossEntropyLoss, start: Tensor, words: int,
              temperature: float, top_k: int = 0):
-    """Yields `words` word ids, each sampled given all before; start (T, 1): ids to continue from."""
+    """Yields `words` word ids, each sampled given all before. start (T, 1): ids to continue."""
     model.eval()
     model.reset()
     hidden = model.init_hidden(1)

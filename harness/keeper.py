@@ -106,7 +106,7 @@ class Keeper:
             setattr(args, self.places.where, self.fabric.broadcast(self.default_save()))
         self.writes = self.writes and bool(self.places.given)
         if self.writes:
-            self.places.check()
+            self.places.check(self.tunes)
             lock = Lock(self.places.lock)
             lock.acquire(f"{self.places.flag} {self.places.given}", self.fabric)
             self._stack.callback(lock.release)

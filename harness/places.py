@@ -80,10 +80,12 @@ class Places:
         """Is the file in the run's folder? A folder is copied whole."""
         return self.folder and file.resolve().parent == Path(self.given).resolve()
 
-    def check(self) -> None:
+    def check(self, tunes: bool = False) -> None:
         """Makes the folder where it is missing. Raises BadInput if nothing can be written there:
-        better now than after an epoch."""
+        better now than after an epoch. tunes: the model that the run begins from must be there."""
         flag = f"{self.flag} {self.given}"
+        if tunes and not self.best.exists():
+            raise BadInput(f"{self.flag}: there is no file {self.best}")
         if not self.folder and (Path(self.given).is_dir() or self.given.endswith(os.sep)):
             raise BadInput(f"{flag} is a folder: give the name of a file")
         parent = self.best.parent

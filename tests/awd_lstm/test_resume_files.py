@@ -210,3 +210,13 @@ def test_curves_lost_and_found(stopped):
     lines = (stopped / "logs" / "m.pt" / "metrics.csv").read_text().splitlines()
     assert lines[0] == "step,epoch,name,value"
     assert all(int(line.split(",")[0]) > 4 for line in lines[1:])
+
+
+def test_a_missing_model_leaves_no_folder(tmp_path, capsys):
+    """finetune.py begins from --save: a folder that is not there is a slip, not one to be made."""
+    write_corpus(tmp_path / "texts")
+    with pytest.raises(SystemExit) as stop:
+        train("finetune", tmp_path, save="slip/m.pt")
+    assert stop.value.code == 2
+    assert f"--save: there is no file {tmp_path}/slip/m.pt" in capsys.readouterr().err
+    assert not (tmp_path / "slip").exists()
