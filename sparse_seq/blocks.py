@@ -55,7 +55,8 @@ def streams(weights: Weights, x: Tensor, hidden: States, composition: "Compositi
     here = torch.cuda.current_stream(x.device)
     results = []
     for block, ((i0, i1), (o0, o1)) in zip(weights, composition.ranges, strict=True):
-        parts = [part.contiguous() for part in (x[..., i0:i1], *(s[..., o0:o1] for s in hidden))]
+        window, *states = parts = [part.contiguous() for part in (
+            x[..., i0:i1], *(state[..., o0:o1] for state in hidden))]
         stream = torch.cuda.Stream(x.device)
         stream.wait_stream(here)  # the copies just made are queued on `here`
         with torch.cuda.stream(stream):
@@ -63,7 +64,7 @@ def streams(weights: Weights, x: Tensor, hidden: States, composition: "Compositi
             # made on. These tensors are read on another one: it must wait for that one as well.
             for tensor in (*parts, *block):
                 tensor.record_stream(stream)
-            results.append((stream, lstm(parts[0], tuple(parts[1:]), block)))
+            results.append((stream, lstm(window, (states[0], states[1]), block)))
     for stream, tensors in results:
         here.wait_stream(stream)
         for tensor in tensors:

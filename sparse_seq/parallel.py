@@ -163,6 +163,6 @@ def clip_grad_norm_(model: nn.Module, max_norm: float,
 
 def full_state_dict(model: nn.Module, group: dist.ProcessGroup | None = None) -> dict[str, Tensor]:
     """The state_dict of the whole model, on every process, under the original's names."""
-    parts = [None] * dist.get_world_size(group)
+    parts: list[dict] = [{}] * dist.get_world_size(group)
     dist.all_gather_object(parts, {k: v.cpu() for k, v in model.state_dict().items()}, group=group)
     return {key: value for part in parts for key, value in part.items()}

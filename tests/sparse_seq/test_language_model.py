@@ -173,7 +173,7 @@ def test_evaluation_divides_by_rows():
     (["--small_batch_size", "3"], "does not divide --batch_size 20"),
     (["--dropouth", "1"], r"--dropouth must be in \[0, 1\)"),
     (["--lr", "-1"], "--lr must be positive"), (["--devices", "3"], "cannot share 20 columns"),
-    (["--log-interval", "0"], "--log-interval must be positive")])
+    (["--log-interval", "0"], "--log-interval must be at least 1")])
 def test_flags_refused(argv, message, capsys):
     with pytest.raises(SystemExit) as end:
         lm.parse_args(argv)
