@@ -33,8 +33,7 @@ What makes it fast, each of it exact:
 - One backward for all levels adds each level's DW2 into one buffer. It keeps the gates and c. It
   makes h again from them, at the moment when Da needs tanh(c) anyway.
 
-On the CPU a program should keep freed memory (harness.machine): with glibc's defaults a step takes
-1.4 times as long.
+On the CPU a program should keep freed memory: with glibc's defaults a step takes 1.4 times as long.
 
 Notation: L time steps, N batch, E input channels, H hidden channels, k taps of the kernel, d
 dilation of a level, j a tap, m the mask. Arrays are (time, batch, channels).
@@ -47,11 +46,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import Function, once_differentiable
+from torch.autograd.function import Function
 
+from kernels.second_derivatives import plain_gradients
 from trellisnet.dilated_products import DilatedProducts, FirProducts
 from trellisnet.gates import compiled_gates, gates_backward, gates_forward
 from trellisnet.level_plan import Plan, first_positions
+from trellisnet.levels_plain import trellis_plain
 
 __all__ = ["compiled_gates", "trellis_levels"]
 
@@ -82,7 +83,8 @@ def trellis_levels(x: Tensor, weight1: Tensor, weight2: Tensor, bias: Tensor, h0
         output of the top level (L-start, N, nout), outputs of `aux_levels` (their number, L-start,
         N, nout), and h and c (N, H) of the top level at the last step.
 
-    Under autocast the products are in its dtype; gates, cell and sums stay in float32.
+    Under autocast the products are in its dtype; gates, cell and sums stay in float32. Second
+    derivatives are those of `trellis_plain`, at its cost.
     Raises ValueError for `fir` with another kernel size than 2.
     """
     kernel = weight2.shape[2]
@@ -218,10 +220,13 @@ class _AllLevels(Function):
         return top.clone(), aux, outputs["last"].clone(), c[-1].clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *output_grads):
         given, kept = ctx.saved_tensors[:7], ctx.saved_tensors[7:]
         with torch.autocast(given[0].device.type, enabled=False):
+            if torch.is_grad_enabled():  # create_graph=True: what follows leaves no graph
+                rest = ctx.plan.dilations, ctx.how.nout, ctx.plan.start, ctx.plan.aux_levels
+                return *plain_gradients(lambda *g: trellis_plain(*g, *rest), given, output_grads), \
+                    None, None
             forward = _Forward(*given, ctx.plan, ctx.how)
             run = _Backward(forward, given, output_grads, ctx.needs_input_grad)
             return *run.all_levels(kept), None, None, None

@@ -15,12 +15,12 @@ j a tap of the kernel (k-1 is the present step), d dilation, m hidden dropout's 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.dropout import check_rate, dropout_mask
 from trellisnet.last_output import strides, trellis_last
 from trellisnet.levels import compiled_gates, trellis_levels
+from trellisnet.levels_plain import trellis_plain
 
 Hidden = tuple[Tensor, Tensor]
 
@@ -165,34 +165,3 @@ def tap_major(weight: Tensor) -> Tensor:
     """The same (R, C, k) tensor, laid out in memory as k matrices R x C, which the matrix products
     of `trellis_levels` take without copying."""
     return weight.permute(2, 0, 1).contiguous().permute(1, 2, 0)
-
-
-def trellis_plain(x: Tensor, weight1: Tensor, weight2: Tensor, bias: Tensor, h0: Tensor, c0: Tensor,
-                  mask: Tensor | None, dilations: tuple[int, ...], nout: int, start: int = 0,
-                  aux_levels: tuple[int, ...] = ()) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The equations as they stand, every position of every level: the reference for
-    `trellis_levels`, with its arguments and results."""
-    k = weight1.shape[-1]
-    x, h0, c0 = x.permute(1, 2, 0), h0.unsqueeze(-1), c0.unsqueeze(-1)  # (N, E, L), (N, H, 1)
-    steps = x.shape[-1]
-    m = 1 if mask is None else mask.unsqueeze(-1)
-    h = c = h0.new_zeros(*h0.shape[:2], steps)
-    aux = []
-    for level, d in enumerate(dilations):
-        past = (k - 1) * d
-        padded = torch.cat([h0.expand(-1, -1, past), h], -1)             # (N, H, past + L)
-        a = (F.conv1d(F.pad(x, (past, 0)), weight1, bias, dilation=d)
-             + F.conv1d(m * padded, weight2, dilation=d))                # (N, 4H, L)
-        i, o, g, f = a.chunk(4, dim=1)
-        delayed = torch.cat([c0.expand(-1, -1, d), c], -1)[..., :steps]  # c'(t - d)
-        c = f.sigmoid() * delayed + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()
-        if level in aux_levels:
-            aux.append(h)
-
-    def outputs(h: Tensor) -> Tensor:
-        return h[:, -nout:, start:].permute(2, 0, 1)                     # (L - start, N, nout)
-
-    empty = x.new_zeros(0, steps - start, len(h0), nout)
-    return (outputs(h), torch.stack([outputs(a) for a in aux]) if aux else empty,
-            h[..., -1], c[..., -1])

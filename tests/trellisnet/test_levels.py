@@ -7,6 +7,7 @@ import torch
 
 from trellisnet.gates import compiled_gates, gates_backward, gates_forward
 from trellisnet.levels import trellis_levels
+from trellisnet.levels_plain import trellis_plain
 
 E, H, NOUT = 3, 4, 2
 
@@ -53,13 +54,14 @@ def make_inputs(kernel, length=13, batch=3, dtype=torch.float64, tap_major=True,
     return [t.detach().requires_grad_() for t in inputs], mask
 
 
-def results(run, inputs, *args, **kwargs):
+def results(run, inputs, *args, create_graph=False, **kwargs):
     """The four outputs, and the gradients under random cotangents on all of them."""
     outputs = run(*inputs, *args, **kwargs)
     gen = torch.Generator().manual_seed(5)
     cotangents = [torch.randn(o.shape, generator=gen, dtype=torch.float64).to(o.dtype)
                   for o in outputs]
-    return [*outputs, *torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True)]
+    return [*outputs, *torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True,
+                                          create_graph=create_graph)]
 
 
 NAMES = ["out", "aux", "h", "c", "dx", "dweight1", "dweight2", "dbias", "dh0", "dc0"]
@@ -238,3 +240,20 @@ def test_fir_needs_two_taps():
     inputs, _ = make_inputs(3)
     with pytest.raises(ValueError, match="2 taps"):
         trellis_levels(*inputs, None, (1,), NOUT, fir=True)
+
+
+def test_second_derivatives_are_those_of_the_plain_form():
+    """A gradient penalty; no part of it is lost in silence."""
+    inputs, mask = make_inputs(2, length=6, batch=2)
+    args = (mask, (1, 2, 1), NOUT, 2, (0,))
+    found = []
+    for run in (trellis_levels, trellis_plain):
+        first = results(run, inputs, *args, create_graph=True)[4:]
+        penalty = sum(grad.pow(2).sum() for grad in first)
+        assert penalty.requires_grad
+        found.append(torch.autograd.grad(penalty, inputs))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    inputs, mask = make_inputs(2, length=3, batch=1, h=2)
+    torch.autograd.gradgradcheck(
+        lambda *given: trellis_levels(*given, mask, (1, 2), NOUT, 1, (0,)), inputs)
