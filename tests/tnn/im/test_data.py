@@ -9,8 +9,9 @@ import torch
 from PIL import Image, ImageOps
 
 from tests.tnn.im.small import write_digits
-from tnn.im.args import parse_args
+from tnn.im.args import DATA_SETS, parse_args
 from tnn.im.data import (
+    LOADERS,
     Augmented,
     EpochSampler,
     Item,
@@ -22,7 +23,7 @@ from tnn.im.data import (
     train_transform,
 )
 from tnn.im.mixup import Mixup
-from tnn.runs import BadInput
+from tnn.inputs import batches
 
 
 def args(folder, data_set, *more):
@@ -38,11 +39,11 @@ def test_image_folder(tmp_path):
     for part in ("train", "val"):
         for i, name in enumerate(("bee", "ant")):
             picture(tmp_path / part / name / "1.png", (i, 0, 0))
-    train, val, classes = load_sets(args(tmp_path, "IMNET"))
+    train, val, classes, _ = load_sets(args(tmp_path, "IMNET"))
     assert (len(train), len(val), classes) == (2, 2, 2)
     assert [(p.getpixel((0, 0))[0], label) for p, label in (train[0], train[1])] == [(1, 0), (0, 1)]
     picture(tmp_path / "val/cat/1.png", (0, 0, 0))
-    with pytest.raises(BadInput, match="cat is in one alone"):
+    with pytest.raises(ValueError, match="cat is in one alone"):
         load_sets(args(tmp_path, "IMNET"))
 
 
@@ -52,11 +53,11 @@ def test_list_files(tmp_path):
     (tmp_path / "meta").mkdir()
     (tmp_path / "meta/train.txt").write_text("x/1.png 4\n")
     (tmp_path / "meta/val.txt").write_text("y.png 3\n")
-    train, val, classes = load_sets(args(tmp_path, "IMNET"))
+    train, val, classes, _ = load_sets(args(tmp_path, "IMNET"))
     assert (train[0][1], val[0][1], classes) == (4, 3, 5)
     assert val[0][0].getpixel((0, 0)) == (9, 0, 0)
     (tmp_path / "meta/val.txt").write_text("y.png 5\n")
-    with pytest.raises(BadInput, match=r"val\.txt has labels"):
+    with pytest.raises(ValueError, match=r"val\.txt has labels"):
         load_sets(args(tmp_path, "IMNET"))
 
 
@@ -71,28 +72,47 @@ def test_inaturalist(tmp_path):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     for name in ("q1", "p1", "r1", "r2"):
         picture(tmp_path / f"{name}.png", (0, 0, 0))
-    train, val, classes = load_sets(args(tmp_path, "INAT19", "--inat-category", "genus"))
+    train, val, classes, _ = load_sets(args(tmp_path, "INAT19", "--inat-category", "genus"))
     assert [train[i][1] for i in range(3)] == [0, 1, 1]
     assert (val[0][1], classes) == (1, 2)
-    assert load_sets(args(tmp_path, "INAT19"))[2] == 3
+    assert load_sets(args(tmp_path, "INAT19")).classes == 3
 
 
 def test_binary_cifar(tmp_path):
     record = np.concatenate([[3], np.repeat([10, 20, 30], 1024)]).astype(np.uint8)
     record.tofile(tmp_path / "data_batch_1.first1.bin")
     record.tofile(tmp_path / "test_batch.first1.bin")
-    train, _, classes = load_sets(args(tmp_path, "CIFAR10"))
+    train, _, classes, _ = load_sets(args(tmp_path, "CIFAR10"))
     assert (train[0][0].getpixel((5, 6)), train[0][1], classes) == ((10, 20, 30), 3, 10)
     record[:-1].tofile(tmp_path / "data_batch_1.first1.bin")
-    with pytest.raises(BadInput, match="not a whole number of images"):
+    with pytest.raises(ValueError, match="not a whole number of images"):
         load_sets(args(tmp_path, "CIFAR10"))
 
 
 @pytest.mark.parametrize("data_set", ["IMNET", "CIFAR", "CIFAR10", "INAT", "INAT19", "DIGITS"])
 def test_missing_data_is_one_line(tmp_path, data_set):
-    with pytest.raises(BadInput, match=f"--data-set {data_set} --data-path {tmp_path}: ") as error:
+    with pytest.raises(FileNotFoundError, match=r"getdata\.sh|--data-path") as error:
         load_sets(args(tmp_path, data_set))
     assert "\n" not in str(error.value)
+
+
+def test_all_data_sets_are_read():
+    assert set(DATA_SETS) == set(LOADERS)
+
+
+def test_what_a_resumed_run_must_find_again(tmp_path):
+    """Of a file its content; of a folder of pictures, for each class, names and sizes."""
+    before = load_sets(args(write_digits(tmp_path, 20, 10), "DIGITS")).inputs
+    after = load_sets(args(write_digits(tmp_path, 20, 11), "DIGITS")).inputs
+    assert set(before) == set(after) == {"digits.npz"}
+    assert before != after
+    for part in ("train", "val"):
+        for name in ("ant", "bee"):
+            picture(tmp_path / part / name / "1.png", (0, 0, 0))
+    before = load_sets(args(tmp_path, "IMNET")).inputs
+    picture(tmp_path / "val/bee/2.png", (0, 0, 0))
+    after = load_sets(args(tmp_path, "IMNET")).inputs
+    assert {name for name in after if before[name] != after[name]} == {"val/bee"}
 
 
 # --------------------------------------------------------------------------------- transforms
@@ -164,7 +184,7 @@ def test_start_skips():
 
 
 def test_augmentation_depends_on_seed_epoch_and_place_alone(tmp_path):
-    pictures = load_sets(args(write_digits(tmp_path, 20, 10), "DIGITS"))[0]
+    pictures = load_sets(args(write_digits(tmp_path, 20, 10), "DIGITS")).train
     transform = train_transform(args(tmp_path, "DIGITS", "--input-size", "32"))
     data = Augmented(pictures, transform, seed=1)
     first, again = data[Item(3, 5, 0)][0], None
@@ -183,13 +203,13 @@ def test_augmentation_depends_on_seed_epoch_and_place_alone(tmp_path):
 
 def test_workers_give_the_same_batches(tmp_path):
     write_digits(tmp_path, 40, 30)
-    batches = []
+    found = []
     for workers in ("0", "2"):
         flags = args(tmp_path, "DIGITS", "--input-size", "32", "--batch-size", "8",
                      "--num_workers", workers)
-        train, val, _ = load_sets(flags)
-        batches.append(list(loaders(flags, train, val, 0, 1)[0]))
-    for (x, y), (x2, y2) in zip(*batches, strict=True):
+        train, val, *_ = load_sets(flags)
+        found.append(list(batches(loaders(flags, train, val, 0, 1)[0])))
+    for (x, y), (x2, y2) in zip(*found, strict=True):
         assert torch.equal(x, x2)
         assert torch.equal(y, y2)
 
@@ -199,8 +219,8 @@ def test_every_validation_image_once(tmp_path, share):
     write_digits(tmp_path, 40, 25)
     flags = args(tmp_path, "DIGITS", "--num_workers", "0", "--batch-size", "8",
                  *(["--dist-eval"] if share else []))
-    train, val, _ = load_sets(flags)
-    counts = [sum(len(labels) for _, labels in loaders(flags, train, val, rank, 2)[1])
+    train, val, *_ = load_sets(flags)
+    counts = [sum(len(labels) for _, labels in batches(loaders(flags, train, val, rank, 2)[1]))
               for rank in (0, 1)]
     assert counts == ([13, 12] if share else [25, 25])
 

@@ -1,22 +1,18 @@
-"""The trainer: resuming bit for bit, processes, accumulation, checkpoints, endings, scripts."""
+"""The trainer: resuming bit for bit, processes, recipes, endings."""
 
-import argparse
 import csv
 import json
-import os
 import re
 import signal
-import subprocess
 import time
+from dataclasses import asdict
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.tnn.im.small import ROOT, command, finish, flags, start, train, write_digits
-from tnn import files
-from tnn.im.args import parse_args
-from tnn.im.model import build
+from harness import files
+from tests.tnn.im.small import finish, start, train, write_digits
 
 PLAIN = ["--mixup", "0", "--cutmix", "0"]
 
@@ -41,7 +37,7 @@ def same_state(one, two):
     for i, moments in a["optimizer"]["state"].items():
         assert torch.equal(moments["exp_avg_sq"], b["optimizer"]["state"][i]["exp_avg_sq"])
     for name in ("torch", "python"):
-        assert str(a["random"][0][name]) == str(b["random"][0][name])
+        assert str(a["processes"][0]["random"][name]) == str(b["processes"][0]["random"][name])
     assert (one / "log.txt").read_text() == (two / "log.txt").read_text()
 
 
@@ -67,9 +63,9 @@ def test_lines(data, capsys):
     trainable = sum(v.numel() for n, v in content["model"].items() if not n.endswith("gamma"))
     assert lines[0]["n_parameters"] == trainable
     assert f"Max accuracy: {max(line['test_acc1'] for line in lines):.2f}%" in out
-    assert {p.name for p in (data / "lines").glob("*.pth")} == {
+    assert {p.name for p in (data / "lines").glob("*.pth*")} == {
         "checkpoint_0.pth", "checkpoint_best.pth", "checkpoint_last.pth",
-        "checkpoint_last.prev.pth"}
+        "checkpoint_last.pth.prev"}
     with (data / "metrics/lines/metrics.csv").open() as file:
         names = {row["name"] for row in csv.DictReader(file)}
     assert {"train_loss", "test_acc1"} <= names
@@ -81,7 +77,7 @@ def test_resuming_gives_the_same_bits(data, unbroken, stop):
     out = f"stopped{stop}"
     common = ["--stochastic-depth", "0.3", "--save-interval", "3"]
     train(data, out, *common, "--max-steps", str(stop))
-    assert files.read(data / out / "checkpoint_last.pth")["progress"]["updates"] == stop
+    assert files.read(data / out / "checkpoint_last.pth")["progress"]["step"] == stop
     train(data, out, *common, "--resume")
     same_state(data / out, unbroken)
 
@@ -91,19 +87,19 @@ def test_resuming_from_the_best(data, unbroken):
     best = files.read(unbroken / "checkpoint_best.pth")
     run = train(data, "from_best", "--stochastic-depth", "0.3", "--resume",
                 str(unbroken / "checkpoint_best.pth"))
-    assert run.progress["max_accuracy"] >= best["progress"]["max_accuracy"]
-    assert run.progress == files.read(unbroken / "checkpoint_last.pth")["progress"]
+    assert run.progress.max_accuracy >= best["progress"]["max_accuracy"]
+    assert asdict(run.progress) == files.read(unbroken / "checkpoint_last.pth")["progress"]
 
 
 def test_the_best_survives_worse_epochs(data):
-    train(data, "worse", "--epochs", "1")
+    train(data, "worse", "--epochs", "2", "--max-steps", "4")
     path = data / "worse/checkpoint_last.pth"
     content = files.read(path)
     content["progress"]["max_accuracy"] = 99.0
     files.write(path, content)
     (data / "worse/checkpoint_best.pth").write_bytes(b"the best")
     run = train(data, "worse", "--epochs", "2", "--resume")
-    assert run.progress["max_accuracy"] == 99
+    assert run.progress.max_accuracy == 99
     assert (data / "worse/checkpoint_best.pth").read_bytes() == b"the best"
 
 
@@ -123,8 +119,8 @@ def test_two_processes_equal_one(data):
     pair = files.read(data / "pair/checkpoint_last.pth")
     for name, ours in one.model.state_dict().items():
         assert_close(pair["model"][name], ours, atol=2e-6, rtol=1e-4)
-    assert pair["progress"]["max_accuracy"] == one.progress["max_accuracy"]
-    assert len(pair["random"]) == 2
+    assert pair["progress"]["max_accuracy"] == one.progress.max_accuracy
+    assert len(pair["processes"]) == 2
     assert out.count("Max accuracy") == 2  # one process speaks for both
 
 
@@ -153,7 +149,7 @@ def test_ema_and_plateau_resume(data):
 def test_other_recipes_run(data, unbroken, flag):
     flag = [str(unbroken / "checkpoint_best.pth") if f == "BEST" else f for f in flag]
     run = train(data, "other", "--epochs", "1", *flag)
-    assert run.progress["updates"] == {"--test": 1, "--no-repeated-aug": 5}.get(flag[-1], 4)
+    assert run.progress.step == {"--test": 1, "--no-repeated-aug": 5}.get(flag[-1], 4)
     assert all(p.isfinite().all() for p in run.model.parameters())
 
 
@@ -173,105 +169,6 @@ def test_learning_rate_counts_all_images(data):
     assert run.lr == pytest.approx(0.01 * 24 / 512)
 
 
-# -------------------------------------------------------------------------------- checkpoints
-def original_checkpoint(path, args):
-    """As the original writes it: pickled argparse.Namespace and all."""
-    model = build(args.model, num_classes=10, **args.arch_options)
-    optimizer = torch.optim.AdamW(
-        [{"params": [p for n, p in model.named_parameters() if p.requires_grad
-                     and n.endswith("bias")]},
-         {"params": [p for n, p in model.named_parameters() if p.requires_grad
-                     and not n.endswith("bias")]}], lr=1e-3)
-    for p in model.parameters():
-        p.grad = torch.ones_like(p)
-    optimizer.step()
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                "lr_scheduler": {"t_initial": 3}, "epoch": 1, "scaler": {},
-                "args": argparse.Namespace(lr=1, model=args.model)}, path)
-    return model
-
-
-def test_an_original_checkpoint_is_continued(data, tmp_path, capsys):
-    path = tmp_path / "checkpoint.pth"
-    model = original_checkpoint(path, parse_args(flags(data, "x")))
-    run = train(data, "continued", "--resume", str(path))
-    assert "epoch 2, update 0" in capsys.readouterr().out
-    assert run.progress["updates"] == 4
-    run = train(data, "evaluated", "--resume", str(path), "--eval")
-    assert torch.equal(run.model.head[1].weight, model.head[1].weight)
-
-
-def stopped(capsys, *arguments):
-    with pytest.raises(SystemExit) as error:
-        train(*arguments)
-    return error.value.code, capsys.readouterr().err
-
-
-class Evil:
-    def __reduce__(self):
-        return os.system, ("touch hacked",)
-
-
-@pytest.mark.parametrize("damage", ["cut", "flip", "pickle", "nonsense", "list"])
-def test_damaged_checkpoints_are_refused(data, unbroken, tmp_path, monkeypatch, capsys, damage):
-    monkeypatch.chdir(tmp_path)
-    path = tmp_path / "bad.pth"
-    good = (unbroken / "checkpoint_last.pth").read_bytes()
-    if damage == "cut":
-        path.write_bytes(good[:len(good) // 2])
-    elif damage == "flip":
-        path.write_bytes(good[:5000] + bytes([good[5000] ^ 1]) + good[5001:])
-    elif damage == "pickle":
-        torch.save({"model": Evil()}, path)
-    elif damage == "nonsense":
-        path.write_bytes(b"not a checkpoint")
-    else:
-        torch.save([1], path)
-    code, errors = stopped(capsys, data, "bad", "--resume", str(path))
-    assert code == 2
-    assert errors.count("\n") == 1
-    assert str(path) in errors
-    assert not (tmp_path / "hacked").exists()
-
-
-def test_bad_input_is_one_line(data, unbroken, capsys):
-    for more, said in ((["--model", "pvt_small"], "no model pvt_small"),
-                       (["--arch-options", "width=3"], "unexpected keyword argument 'width'"),
-                       (["--batch-size", "1000"], "fewer than --batch-size 1000"),
-                       (["--opt", "newton"], "--opt newton cannot be used"),
-                       (["--data-set", "CIFAR10"], "./getdata.sh cifar10"),
-                       (["--finetune", "/nowhere.pth"], "no file /nowhere.pth"),
-                       (["--eval", "--resume", "/nowhere.pth"], "no file /nowhere.pth"),
-                       (["--device", "mps"], "no Apple GPU"),
-                       (["--resume", str(unbroken / "checkpoint_last.pth"), "--lr", "1"],
-                        "--lr 1.0 (was 0.01)")):
-        code, errors = stopped(capsys, data, "wrong", *more)
-        assert code == 2, errors
-        assert said in errors
-        assert errors.count("\n") == 1, errors
-    for more, said in ((["--batch-size", "63"], "must be even"), (["--reprob", "2"], "--reprob"),
-                       (["--arch-options", "depth"], "NAME=NUMBER"),
-                       (["--epochs", "0"], "--epochs")):
-        code, errors = stopped(capsys, data, "wrong", *more)
-        assert code == 2
-        assert said in errors
-
-
-def test_missing_resume_starts_afresh_and_old_files_are_kept(data, capsys):
-    train(data, "again", "--max-steps", "1", "--resume", "/nowhere.pth")
-    assert "no file /nowhere.pth: starting afresh" in capsys.readouterr().out
-    train(data, "again", "--max-steps", "1")
-    assert (data / "again/checkpoint_last.pth.old").exists()
-
-
-def test_nan_stops_before_the_update(data, capsys):
-    code, errors = stopped(capsys, data, "nan", "--lr", "1e38", "--warmup-epochs", "0",
-                           "--save-interval", "1")
-    assert code == 1
-    assert re.search(r"the (loss|gradient of \S+) is not finite at epoch \d+, step \d+", errors)
-    files.read(data / "nan/checkpoint_last.pth")
-
-
 # ------------------------------------------------------------------------------------ signals
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_save_the_state(data, signum, code):
@@ -283,7 +180,7 @@ def test_signals_save_the_state(data, signum, code):
             process.send_signal(signum)
             break
     assert finish(process)[0] == code
-    stopped_at = files.read(data / out / "checkpoint_last.pth")["progress"]["updates"]
+    stopped_at = files.read(data / out / "checkpoint_last.pth")["progress"]["step"]
     assert 4 < stopped_at < 24
     train(data, out, "--epochs", "6", "--resume")
     if not (data / "six").exists():
@@ -299,52 +196,4 @@ def test_kill_loses_no_more_than_the_interval(data):
         time.sleep(0.05)
     process.kill()
     finish(process)
-    assert files.read(path)["progress"]["updates"] >= 2
-
-
-# -------------------------------------------------------------------------------- the scripts
-def shell(script, *arguments, **environment):
-    return subprocess.run(["bash", str(ROOT / "tnn" / script), *arguments], text=True, check=False,
-                          capture_output=True, env=os.environ | environment)
-
-
-@pytest.mark.parametrize(("call", "environment", "said"), [
-    (("script_im.sh",), {}, "SMOKE=1 bash tnn/script_im.sh"),
-    (("script_im.sh",), {"DATASET": "CIFAR10"}, "./getdata.sh cifar10"),
-    (("script_im.sh",), {"DATASET": "PETS"}, "not 'PETS'"),
-    (("script_im.sh",), {"GPUS": "many"}, "GPUS is a positive number"),
-    (("train_im.sh", "1", "2"), {}, "usage: bash train_im.sh GPUS BATCH ARCH RUN LR DATASET"),
-])
-def test_scripts_say_one_line(call, environment, said, tmp_path):
-    done = shell(*call, DATA=str(tmp_path / "none"), **environment)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
-def test_train_im_positionals(data, tmp_path):
-    """The nine positionals reach main.py, and what follows overrides them."""
-    small = flags(data, "script")[4:]
-    small = small[:small.index("--batch-size")]
-    done = shell("train_im.sh", "2", "32", "tnn_vit_e3g1_tiny_rpe_l1_95", "name", "0.008", "DIGITS",
-                 "0.1", "1", "3", *small, "--epochs", "1", "--log-dir", str(tmp_path),
-                 DATA=str(data), CKPT_DIR=str(tmp_path / "run"), KEEP_BATCH="1")
-    assert done.returncode == 0, done.stderr
-    assert "2 batches an update" in done.stderr
-    args = files.read(tmp_path / "run/checkpoint_last.pth")["args"]
-    assert (args["batch_size"], args["accumulate"], args["lr"]) == (32, 2, 0.008)
-    assert (args["model"], args["data_set"]) == ("tnn_vit_e3g1_tiny_rpe_l1_95", "DIGITS")
-    assert (args["weight_decay"], args["warmup_epochs"], args["clip_grad"]) == (0.1, 1, 3.0)
-    assert args["fp32_resume"]
-    assert args["dist_eval"]
-    assert args["broadcast_buffers"]
-
-
-def test_the_original_command_line_is_understood(data):
-    words = [*command(data, "all")[2:], "--drop", "0.1", "--drop-path", "0.2", "--use-mcloader",
-             "--pin-mem", "--no-pin-mem", "--world_size", "4", "--dist_url", "env://",
-             "--dr", "0.2", "--inat-category", "genus", "--cooldown-epochs", "3", "--resplit",
-             "--start_epoch", "1"]
-    args = parse_args(words)
-    assert args.decay_rate == 0.2
-    assert not args.pin_mem
+    assert files.read(path)["progress"]["step"] >= 2
