@@ -38,9 +38,11 @@ def offline_names(file, job):
 def offline(name, entry, file, job):
     """Yield the addresses of a file in the mirror and, placed by hand, in the data folder."""
     names = offline_names(file, job)
+    unpacked = [(s.partition("!")[2], None) for s in file.get("from", []) if "!" in s]
     folders = dict.fromkeys([name, *entry.get("mirror", []), entry["folder"], ""])
     for base, subs in ((job.mirror, folders), (job.data, [""])):
-        for file_name, archive in names:
+        # an archive that is unpacked already; a URL is not asked for one more guess per file
+        for file_name, archive in names if isinstance(base, str) else (*names, *unpacked):
             for sub in subs:
                 if isinstance(base, str):
                     place = "/".join(filter(None, (base.rstrip("/"), sub, quote(file_name))))
@@ -63,7 +65,7 @@ def online(file, job):
 def part_path(address, name, job):
     """Return where a download stands until it is checked; sets share the archives."""
     file_name = address.archive or f"{name}-{base_name(address.place)}"
-    return job.data / ".downloads" / (file_name + ".part")
+    return job.downloads / (file_name + ".part")
 
 
 def known_dead(address, job):

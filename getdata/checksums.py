@@ -6,9 +6,9 @@
 import hashlib
 import shutil
 
-from getdata.errors import GetDataError
-
 BLOCK = 1 << 18
+SLACK = 1 << 20
+LARGEST_UNKNOWN = 4 << 30  # limit for downloads of which the catalogue knows no size
 
 
 def size_of(path):
@@ -43,11 +43,18 @@ def mismatch(path, facts):
     return None
 
 
-def need_space(folder, nbytes):
-    """Raise GetDataError if the disk of folder has not nbytes free."""
+def lacking_space(folder, nbytes):
+    """Return in words that the disk of folder has not nbytes free, None if it has."""
     free = shutil.disk_usage(folder).free
     if nbytes > free:
-        raise GetDataError(f"not enough disk space in {folder}: needs {nbytes:,}, has {free:,}")
+        return f"not enough disk space in {folder}: needs {nbytes:,}, has {free:,}"
+    return None
+
+
+def largest_right(*sizes):
+    """Return the most bytes that a file about as large as the first known of `sizes` can have."""
+    known = [size for size in sizes if size]
+    return 2 * known[0] + SLACK if known else LARGEST_UNKNOWN
 
 
 def measured(path):

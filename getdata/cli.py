@@ -8,7 +8,15 @@
 A download goes to data/.downloads/NAME.part and is continued from there after an interruption. It
 is checked before it is used: by the checksums of the files inside where they are known, else by the
 archive's. If an address fails or gives a wrong file, the next one is tried; if all fail, put a file
-of that name into data/ yourself and run the command again. A second run downloads nothing.
+of that name into data/ yourself and run the command again. A second run downloads nothing. If one
+data set fails, the others are fetched all the same. No download takes more than about twice the
+size that the catalogue gives, or 4 GiB where it gives none. A file of yours that is in the way of
+one of getdata's is kept as NAME.old. data/, or a folder in it, may be a link to another disk.
+
+lra is the Long Range Arena's release (7.7 GB), of which ListOps is unpacked; the archive stays in
+data/. It holds two folders pathfinder128: the scripts read the inner one, lra_release/lra_release/
+pathfinder128, as the release's own dataset_setup.sh does (more in tnn/lra/README.md).
+
 pydoc, pydoc-char, tagging, digits, listops, pathfinder and aan-small are built without network; the
 texts among them come from this interpreter's library, so they differ between Python versions.
 
@@ -16,20 +24,22 @@ environment:
   DATA_DIR           where the data goes (data/ of the repository); no links are made if it is set
   DATA_MIRROR        folder or URL tried first; flat or in folders, packed (.xz .gz .zip) or not
   GETDATA_LINKS      folder that takes the links instead of the repository
-  GETDATA_TIMEOUT    seconds without an answer or progress before an address is given up (30)
+  GETDATA_TIMEOUT    seconds to connect, to the answer and without progress, before an address is
+                     given up (30)
   GETDATA_CATALOGUE  another catalogue than getdata/catalogue.toml
 
 exit status: 0 all there, 1 something failed, 2 wrong usage, 130 interrupted (run again to continue)
 """
 
 import argparse
-import errno
+import contextlib
 import sys
 
 from getdata.checksums import mismatch
-from getdata.errors import GetDataError, UsageError
-from getdata.folder_record import read_record, write_record
-from getdata.install import data_folder_locked, get, state
+from getdata.errors import FORBIDDEN, FULL, GetDataError, UsageError
+from getdata.folder_record import lacking, read_record, try_to_write_record
+from getdata.install import get, state
+from getdata.lock import data_folder_locked
 from getdata.settings import read_job
 
 
@@ -49,17 +59,27 @@ def main(arguments=None):
     args = parse(arguments)
     try:
         job = read_job()
+    except UsageError as error:
+        return complain(error, 2)
+    try:
         return run(args, job)
     except UsageError as error:
         return complain(error, 2)
-    except ImportError as error:
-        return complain(f"{error}: `make setup` installs what is needed", 1)
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        hint = f"; make room in {job.data} and run it again to continue" if full else ""
-        return complain(f"{error}{hint}", 1)
+    except (OSError, ImportError) as error:
+        return complain(explained(error, job), 1)
     except KeyboardInterrupt:
         return complain("interrupted; run it again to continue", 130)
+
+
+def explained(error, job):
+    """Return an error with what to do about it."""
+    if isinstance(error, ImportError):
+        return f"{error}: `make setup` installs what is needed"
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"{error}; make room in {job.data} and run it again to continue"
+    if isinstance(error, OSError) and error.errno in FORBIDDEN:
+        return f"{error}; DATA_DIR=FOLDER names another folder for the data"
+    return error
 
 
 def complain(reason, code):
@@ -79,14 +99,25 @@ def run(args, job):
             print(list_line(name, entry, job))
         return 0
     defaults = [name for name, entry in job.sets.items() if entry.get("default")]
-    failed = 0
-    with data_folder_locked(job.data):
-        for name in args.names or defaults:
+    return get_all(args.names or defaults, job)
+
+
+def get_all(names, job):
+    """Get data sets, each whether or not another one fails; return the exit status."""
+    entries = [job.sets[name] for name in names]
+    complete = not any(lacking(entry, job.data / entry["folder"]) for entry in entries)
+    failed = []
+    with contextlib.nullcontext() if complete else data_folder_locked(job):
+        for name in names:
             try:
                 get(name, job)
-            except (GetDataError, ImportError) as error:  # scikit-learn may be missing
-                failed = complain(error, 1)
-    return failed
+            except (GetDataError, OSError, ImportError) as error:  # scikit-learn may be missing
+                complain(explained(error, job), 1)
+                failed.append(name)
+    if failed and len(names) > 1:
+        complain(f"{len(names) - len(failed)} of {len(names)} data sets are there, "
+                 f"not {' '.join(failed)}", 1)
+    return 1 if failed else 0
 
 
 def list_line(name, entry, job):
@@ -106,7 +137,7 @@ def verify(names, job):
         for path in bad:
             print(f"{name}: {path} is damaged: run ./getdata.sh {name}")
         if bad:
-            write_record(folder, {p: facts for p, facts in record.items() if p not in bad})
+            try_to_write_record(folder, {p: facts for p, facts in record.items() if p not in bad})
         if record and not bad:
             print(f"{name}: {len(record)} files as recorded")
         damaged += len(bad)

@@ -1,7 +1,8 @@
 """One file from one URL: streamed, continued after an interruption, given up when it stalls.
 
 Everything here raises AddressFailed when the address does not give the file, so that the next one
-can be tried.
+can be tried. `facts` says what is known of the file: bytes, if only one size is right, largest, the
+most that any right file can have, and its checksums.
 """
 
 import contextlib
@@ -9,23 +10,14 @@ import http.client
 import os
 import time
 
-from getdata.checksums import BLOCK, is_known, need_space, size_of
-from getdata.errors import AddressFailed, ConnectionLost, Unreachable, WrongFile
+from getdata.checksums import BLOCK, is_known, lacking_space, size_of
+from getdata.errors import FULL, AddressFailed, ConnectionLost, Unreachable, WrongFile
+from getdata.parts import discard, open_part, tidy, validator_path
+from getdata.watched import Watched
 
 USER_AGENT = "getdata/1.0 (+python-requests)"  # some hosts refuse the default ones of libraries
 ATTEMPTS = 4  # times one address is asked again after the connection broke with some progress
 MIN_PROGRESS = 1024  # bytes that must arrive in every timeout seconds
-
-
-def validator_path(part):
-    """Return where the ETag or date of a half download stands, for If-Range."""
-    return part.with_name(part.name + ".tag")
-
-
-def discard(part):
-    """Forget a half download."""
-    part.unlink(missing_ok=True)
-    validator_path(part).unlink(missing_ok=True)
 
 
 def download(url, part, facts, timeout):
@@ -34,13 +26,14 @@ def download(url, part, facts, timeout):
     An old part is continued only if the server says the file is the same (If-Range) or a checksum
     will tell. Raises AddressFailed; what has arrived is kept unless it was a wrong file.
     """
+    tidy(part, facts["largest"])
     continued = False
     for attempt in range(ATTEMPTS):
         before = size_of(part)
         try:
             return stream(url, part, facts, timeout) or continued
         except ConnectionLost:
-            if attempt == ATTEMPTS - 1 or size_of(part) <= before:
+            if attempt == ATTEMPTS - 1 or size_of(part) < before + MIN_PROGRESS:
                 raise
             continued = True
             time.sleep(attempt)
@@ -49,8 +42,6 @@ def download(url, part, facts, timeout):
 
 def stream(url, part, facts, timeout):
     """Make one request for the rest of part and write it; return whether it was continued."""
-    import requests
-
     tag = validator_path(part)
     start = size_of(part) if tag.exists() or is_known(facts) else 0
     headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
@@ -58,34 +49,78 @@ def stream(url, part, facts, timeout):
         headers["Range"] = f"bytes={start}-"
         if tag.exists():
             headers["If-Range"] = tag.read_text(encoding="latin-1")
-    try:
-        response = requests.get(url, stream=True, timeout=timeout, headers=headers)
-    except requests.RequestException as error:
-        raise failure(error, timeout) from error
-    with response:
+    with Watched(exchange(url, headers, timeout)) as steps:
+        try:
+            response = steps.next(2 * timeout)  # one to connect, one for the headers
+        except TimeoutError:
+            raise AddressFailed(f"no answer within {2 * timeout:g} s") from None
         if response.status_code == 416 and start:
             if response.headers.get("Content-Range", "") == f"bytes */{start}":
                 return True  # it was complete
             discard(part)
-            return stream(url, part, facts, timeout)
-        start = check_answer(response, start)
-        total = expected_size(response, start, facts)
-        need_space(part.parent, (total or start) - start)
-        if not start:
-            discard(part)
-            tag_text = response.headers.get("ETag") or response.headers.get("Last-Modified")
-            if tag_text and not tag_text.startswith("W/"):
-                tag.write_text(tag_text, encoding="latin-1")
-        write_body(response, part, start, total, timeout)
-    return start > 0
+        else:
+            return receive(response, steps, part, start, facts, timeout)
+    return stream(url, part, facts, timeout)
+
+
+def exchange(url, headers, timeout):
+    """Yield the response, then the blocks of its body as they arrive. Raises AddressFailed."""
+    import requests
+    from urllib3.exceptions import HTTPError
+
+    try:
+        response = requests.get(url, stream=True, timeout=timeout, headers=headers)
+    except (OSError, HTTPError, http.client.HTTPException, ValueError) as error:
+        # RequestException is an OSError; a redirect to nonsense raises what it likes
+        raise failure(error, timeout) from error
+    with response:
+        yield response
+        while True:
+            try:
+                # read1 returns after one packet; read would wait for a full block
+                block = response.raw.read1(BLOCK)
+            except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
+                stalled = "Timeout" in type(error).__name__
+                what = f"no data for {timeout:g} s" if stalled else "connection lost"
+                raise ConnectionLost(what) from error
+            if not block:
+                return
+            yield block
 
 
 def failure(error, timeout):
-    """Return the AddressFailed, with a short text, for an exception of requests."""
+    """Return the AddressFailed, with a short text, for what was raised before an answer."""
+    from urllib3.exceptions import NewConnectionError
+
     name = type(error).__name__
-    if name in ("ConnectTimeout", "ConnectionError"):
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    if name == "ConnectTimeout" or isinstance(reason, NewConnectionError):
         return Unreachable("cannot connect")
-    return AddressFailed(f"no answer within {timeout:g} s" if "Timeout" in name else name)
+    if "Timeout" in name:
+        return AddressFailed(f"no answer within {timeout:g} s")
+    return AddressFailed(f"no answer that makes sense ({name})")
+
+
+def receive(response, steps, part, start, facts, timeout):
+    """Write the body of a response to part; return whether it was continued."""
+    start = check_answer(response, start)
+    total = expected_size(response, start, facts)
+    if why := lacking_space(part.parent, (total or start) - start):
+        raise AddressFailed(why)
+    if not start:
+        discard(part)
+        note_validator(response, part)
+    try:
+        write_body(steps, part, start, total, facts["largest"], timeout)
+    except WrongFile:
+        discard(part)
+        raise
+    except OSError as error:
+        if total is not None or error.errno not in FULL:
+            raise
+        discard(part)  # it may never have ended: room for the next address
+        raise AddressFailed("does not say how much it sends, and the disk is full") from error
+    return start > 0
 
 
 def check_answer(response, start):
@@ -103,50 +138,66 @@ def check_answer(response, start):
 
 def expected_size(response, start, facts):
     """Return the size of the whole file as the server gives it, None if it does not."""
-    length = response.headers.get("Content-Length", "")
-    if not length.isdigit():
+    length = response.headers.get("Content-Length")
+    if not length or "Transfer-Encoding" in response.headers:
         return None
+    if not (length.isascii() and length.isdigit() and len(length) < 20):  # int() takes "²" as well
+        raise WrongFile(f"Content-Length {length[:20]!r} is no number of bytes")
     total = start + int(length)
     if total != facts.get("bytes", total):
         raise WrongFile(f"{total:,} bytes offered, expected {facts['bytes']:,}")
+    if total > facts["largest"]:
+        raise WrongFile(f"{total:,} bytes offered, more than the {facts['largest']:,} bytes "
+                        "that can be right")
     return total
 
 
-def write_body(response, part, start, total, timeout):
-    """Append the body to part, durably, with a bar on a terminal. Raises ConnectionLost."""
+def note_validator(response, part):
+    """Keep the ETag or date of what is about to come, if it can be sent back."""
+    text = response.headers.get("ETag") or response.headers.get("Last-Modified")
+    if text and text.isascii() and text.isprintable() and not text.startswith("W/"):
+        with open_part(validator_path(part), "wb") as file:
+            file.write(text.encode("latin-1"))
+
+
+def write_body(steps, part, start, total, largest, timeout):
+    """Append the body to part, durably, with a bar on a terminal.
+
+    Raises ConnectionLost if it breaks off or hardly moves, WrongFile if it is too long or empty.
+    """
     from tqdm import tqdm
 
     bar = tqdm(
         total=total, initial=start, unit="B", unit_scale=True, leave=False, disable=None,
         desc=part.stem,
     )  # fmt: skip
-    with open(part, "ab" if start else "wb") as file, bar:
+    size = start
+    with open_part(part, "ab" if start else "wb") as file, bar:
         try:
-            for block in blocks(response, timeout):
+            for block in blocks(steps, timeout):
+                size += len(block)
+                if size > largest:
+                    raise WrongFile(f"sends more than the {largest:,} bytes that can be right")
                 file.write(block)
                 bar.update(len(block))
             file.flush()
         finally:
             with contextlib.suppress(OSError):  # a full disk is reported by the write
                 os.fsync(file.fileno())
-    size = size_of(part)
+    if not size:
+        raise WrongFile("sent nothing")
     if total is not None and size < total:
         raise ConnectionLost(f"connection lost at {size:,} of {total:,} bytes")
 
 
-def blocks(response, timeout):
+def blocks(steps, timeout):
     """Yield the body as it arrives. Raises ConnectionLost when it breaks off or hardly moves."""
-    from urllib3.exceptions import HTTPError
-
     since, arrived = time.monotonic(), 0
     while True:
         try:
-            # read1 returns after one packet; read would wait for a full block from a slow server
-            block = response.raw.read1(BLOCK)
-        except (HTTPError, http.client.HTTPException, OSError) as error:
-            stalled = "Timeout" in type(error).__name__
-            what = f"no data for {timeout:g} s" if stalled else "connection lost"
-            raise ConnectionLost(what) from error
+            block = steps.next(timeout)
+        except TimeoutError:
+            raise ConnectionLost(f"no data for {timeout:g} s") from None
         if not block:
             return
         yield block

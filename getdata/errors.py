@@ -1,5 +1,10 @@
 """What can go wrong, and who handles it."""
 
+import errno
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
 
 class UsageError(Exception):
     """The command line, the environment or the catalogue makes no sense; exit status 2."""

@@ -7,17 +7,25 @@ import json
 import os
 
 from getdata.checksums import is_known, measured, mismatch, size_of
+from getdata.errors import FORBIDDEN
 
 RECORD = ".complete"  # in a data set's folder: {file: {"bytes", "sha256"}}, written last
 
 
 def read_record(folder):
-    """Return the record of a folder, {} if there is none or it is damaged."""
+    """Return the record of a folder without what is damaged in it, {} if there is none."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return record if isinstance(record, dict) else {}
+    entries = record.items() if isinstance(record, dict) else ()
+    return {path: facts for path, facts in entries if is_entry(facts)}
+
+
+def is_entry(facts):
+    """Tell whether this is what `measured` returns."""
+    return (isinstance(facts, dict) and isinstance(facts.get("bytes"), int)
+            and isinstance(facts.get("sha256"), str))
 
 
 def write_record(folder, record):
@@ -51,11 +59,24 @@ def lacking(entry, folder):
 
 
 def adopt(entry, folder):
-    """Record the files that are there without record but have the catalogue's checksum."""
-    record = read_record(folder)
+    """Record the files that are there without record but have the catalogue's checksum; return
+    what is lacking all the same. In a folder that is read-only they are read every time."""
+    record, missing = read_record(folder), []
     for path in lacking(entry, folder):
         facts = contents(entry)[path]
         there = is_known(facts) and (folder / path).is_file()
-        if there and mismatch(folder / path, facts) is None:
-            record[path] = measured(folder / path)
-            write_record(folder, record)
+        if not there or mismatch(folder / path, facts) is not None:
+            missing.append(path)
+            continue
+        record[path] = measured(folder / path)
+        try_to_write_record(folder, record)
+    return missing
+
+
+def try_to_write_record(folder, record):
+    """Replace the record of a folder unless it is read-only."""
+    try:
+        write_record(folder, record)
+    except OSError as error:
+        if error.errno not in FORBIDDEN:
+            raise

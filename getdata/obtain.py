@@ -7,9 +7,10 @@ import os
 import pathlib
 
 from getdata.addresses import by_hand, known_dead, offline, online, part_path, remember_dead
-from getdata.checksums import is_known
-from getdata.download import download_checked, validator_path
+from getdata.checksums import is_known, largest_right, size_of
+from getdata.download import download_checked
 from getdata.errors import AddressFailed, GetDataError, WrongFile
+from getdata.parts import tidy, validator_path
 from getdata.unpack import stays_packed, unpack, unpack_archive
 
 
@@ -33,7 +34,7 @@ def take(path, address, file, todo, folder, job):
         raise WrongFile(f"the archive has no member {members[file['to']]}")
 
 
-def get_from(address, name, file, todo, folder, job):
+def get_from(address, name, entry, file, todo, folder, job):
     """Get a file from one address into folder. Raises AddressFailed."""
 
     def take_from(path):
@@ -43,7 +44,7 @@ def get_from(address, name, file, todo, folder, job):
         return take_from(address.place)
     part = part_path(address, name, job)
     whole = part.with_suffix("")  # an archive that a data set before this one has used
-    if address.archive and whole.exists():
+    if address.archive and os.access(whole, os.R_OK):
         try:
             return take_from(whole)
         except WrongFile:  # it was right for the other data set only
@@ -51,7 +52,7 @@ def get_from(address, name, file, todo, folder, job):
     if address.listed:
         print(f"{name}: fetching {address.place}", flush=True)
     part.parent.mkdir(parents=True, exist_ok=True)
-    facts = download_facts(address, file, job)
+    facts = download_facts(address, entry, file, job)
     download_checked(address.place, part, facts, job.timeout, take_from)
     validator_path(part).unlink(missing_ok=True)
     os.replace(part, whole)
@@ -59,16 +60,33 @@ def get_from(address, name, file, todo, folder, job):
         whole.unlink()
 
 
-def download_facts(address, file, job):
-    """Return the facts of what an address sends; no size where another one may be right as well."""
+def download_facts(address, entry, file, job):
+    """Return the facts of what an address sends: bytes only if no other size is right, and largest,
+    the most bytes that can be right."""
     facts = dict(job.archives[address.archive] if address.archive else file)
     if address.archive:
         repacked_is_fine = is_known(file)  # then the checksum of the file inside decides
+        largest = largest_right(facts.get("bytes"), facts.get("size"))
+        largest += sum(each.get("bytes", 0) for each in entry["files"])  # packed without packing
     else:
         repacked_is_fine = stays_packed(address.place) and not stays_packed(file["to"])
+        largest = largest_right(facts.get("bytes"), entry.get("size"))
     if repacked_is_fine:
         facts.pop("bytes", None)
-    return facts
+    return facts | {"largest": facts.get("bytes", largest)}
+
+
+def arrived(name, entry, files, job):
+    """Return how many bytes of files stand there as half downloads that can be continued."""
+    parts = {}
+    for file in files:
+        for address in online(file, job):
+            part = part_path(address, name, job)
+            parts[part] = max(parts.get(part, 0),
+                              download_facts(address, entry, file, job)["largest"])
+    for part, largest in parts.items():
+        tidy(part, largest)
+    return sum(map(size_of, parts))
 
 
 def obtain(name, entry, files, folder, job):
@@ -84,7 +102,7 @@ def obtain(name, entry, files, folder, job):
             why = known_dead(address, job)
             if not why:
                 try:
-                    get_from(address, name, file, files, folder, job)
+                    get_from(address, name, entry, file, files, folder, job)
                     break
                 except AddressFailed as error:
                     why = error

@@ -3,6 +3,7 @@
 import math
 import os
 import pathlib
+import sys
 import tomllib
 from dataclasses import dataclass, field
 
@@ -28,6 +29,26 @@ class Job:
     mirror: pathlib.Path | str | None
     timeout: float
     dead: dict[str, Exception] = field(default_factory=dict)
+
+    @property
+    def downloads(self) -> pathlib.Path:
+        """The folder of half downloads; in a shared data folder it may be another user's."""
+        common = self.data / ".downloads"
+        if sys.platform == "win32" or usable(common):
+            return common
+        return self.data / f".downloads-{os.geteuid()}"
+
+
+def usable(folder: pathlib.Path) -> bool:
+    """Can this user write there? A folder that is missing can be made; a link of someone else's,
+    which may lead anywhere, is not followed."""
+    try:
+        owner = folder.lstat().st_uid
+    except FileNotFoundError:
+        return True
+    if folder.is_symlink() and owner != os.geteuid():
+        return False
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def read_job() -> Job:

@@ -9,17 +9,14 @@ import os
 import stat
 import tarfile
 import zipfile
-import zlib
 
 from getdata.checksums import BLOCK, is_known, mismatch
-from getdata.errors import WrongFile
+from getdata.errors import AddressFailed, WrongFile
 
 LARGEST_MEMBER = 8 << 30  # limit for unpacked files whose size is not in the catalogue
+LARGEST_ARCHIVE = 64 << 30  # limit for all that an archive unpacks to
+LARGEST_READ = 1 << 20  # limit for what the reader of an archive may take at once
 PACKED = {b"\x1f\x8b": gzip.open, b"\xfd7zXZ": lzma.open, b"BZh": bz2.open}
-BROKEN = (
-    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError,
-    NotImplementedError, RuntimeError,  # zip: unknown method, encrypted
-)  # fmt: skip
 
 
 def opener(path):
@@ -55,19 +52,46 @@ def copy_checked(source, target, facts):
         new.unlink(missing_ok=True)
 
 
+class Guarded:
+    """An open file of which no reader takes much at once: the header of a tar may say that a name
+    has 3 GB, which packs to a few MB of zeros, and tarfile would read it into memory."""
+
+    def __init__(self, file):
+        self.file, self.tell, self.close = file, file.tell, file.close
+
+    def read(self, size=-1):
+        if not 0 <= size <= LARGEST_READ:
+            raise WrongFile(f"broken archive (a header of {size:,} bytes)")
+        return self.file.read(size)
+
+    def seek(self, position):
+        if position > LARGEST_ARCHIVE:
+            raise WrongFile(f"unpacks to more than {LARGEST_ARCHIVE:,} bytes")
+        return self.file.seek(position)
+
+
 def members(path):
     """Yield (name, kind, function that opens it) of each member of a tar or zip archive."""
     if is_zip(path):
         with zipfile.ZipFile(path) as archive:
+            refuse_bomb(archive)
             for info in archive.infolist():
                 mode = stat.S_IFMT(info.external_attr >> 16)
                 kind = "link" if mode == stat.S_IFLNK else "folder" if info.is_dir() else "file"
                 yield info.filename, kind, lambda info=info: archive.open(info)
     else:
-        with tarfile.open(path, "r:*") as archive:
+        with opener(path)(path, "rb") as file, tarfile.open(fileobj=Guarded(file), mode="r:") as (
+                archive):
             for info in archive:
                 kind = "file" if info.isfile() else "folder" if info.isdir() else "link or device"
                 yield info.name, kind, lambda info=info: archive.extractfile(info)
+
+
+def refuse_bomb(archive):
+    """Raise WrongFile for a zip that says of itself that it unpacks to more than we would read;
+    zipfile never gives more of a member than its size there."""
+    if sum(info.file_size for info in archive.infolist()) > LARGEST_ARCHIVE:
+        raise WrongFile(f"unpacks to more than {LARGEST_ARCHIVE:,} bytes")
 
 
 def refuse_unsafe(name, kind):
@@ -84,13 +108,16 @@ def broken_is_wrong():
     """Turn whatever an archive reader says of a damaged file into WrongFile."""
     try:
         yield
-    except BROKEN as error:
-        raise WrongFile(f"broken archive ({error or type(error).__name__})") from error
+    except AddressFailed:
+        raise
     except OSError as error:
         # bz2 and gzip raise it bare for bad data; a zip's damaged offset is sought before the start
         if error.errno in (None, errno.EINVAL):
             raise WrongFile(f"broken archive ({error})") from error
         raise
+    except Exception as error:  # the readers trust headers: ValueError, IndexError, MemoryError...
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise WrongFile(f"broken archive ({reason})") from error
 
 
 def unpack_archive(path, wanted, archive_facts):
@@ -148,6 +175,7 @@ def check_zip(path):
     """Raise WrongFile, and remove the file, if it is no zip or a member's checksum is off."""
     try:
         with broken_is_wrong(), zipfile.ZipFile(path) as archive:
+            refuse_bomb(archive)
             if bad := archive.testzip():
                 raise WrongFile(f"broken archive (member {bad})")
     except WrongFile:

@@ -13,6 +13,7 @@ from tests.getdata.server import Handler
 def site():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.routes, server.seen, server.closing = {}, [], threading.Event()
+    server.sent = {}
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

@@ -1,6 +1,7 @@
 """A web server of this process that fails in every way a host can fail.
 
-A route is a function of the request handler; the server's `seen` keeps (path, Range header).
+A route is a function of the request handler; the server's `seen` keeps (path, Range header),
+`sent` the bytes that went out after `raw`'s pieces, by path.
 """
 
 import http.server
@@ -82,3 +83,35 @@ def stalled(body, end=0, drip=b""):
                 return
 
     return answer
+
+
+def raw(*pieces, every=0.0, forever=b""):
+    """Send bytes as they stand, the status line included; then `forever`, until the reader leaves
+    or the server is closed."""
+
+    def answer(handler):
+        handler.close_connection = True
+        wait, sent = handler.server.closing.wait, 0
+        try:
+            for piece in pieces:
+                handler.wfile.write(piece)
+                handler.wfile.flush()
+                wait(every)
+            while forever and not wait(every):
+                handler.wfile.write(forever)
+                handler.wfile.flush()
+                sent += len(forever)
+        except OSError:
+            pass
+        handler.server.sent[handler.path] = sent
+
+    return answer
+
+
+def drip(text, every):
+    """The bytes of a text one at a time."""
+    return raw(*(bytes([byte]) for byte in text), every=every)
+
+
+def chunk(body):
+    return b"%x\r\n%s\r\n" % (len(body), body)

@@ -1,12 +1,15 @@
 """Files out of archives, unsafe and broken ones among them, from mirrors, and placed by hand."""
 
+import gzip
 import io
 import lzma
 import tarfile
+import tracemalloc
 import zipfile
 
 import pytest
 
+from getdata import unpack
 from tests.getdata.place import facts
 from tests.getdata.server import BODY, OTHER, whole
 
@@ -127,6 +130,117 @@ def test_an_archive_is_fetched_once_for_all_its_files(site, place):
 
 
 # ------------------------------------------------------------------------------------------------
+# What a header says of itself
+
+HEADER_SIZE = 200_000_000
+
+
+def claiming(kind, size=HEADER_SIZE):
+    """The header of a tar member that says it has so many bytes."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def sparse_1_0():
+    """A GNU sparse file whose map has no end: tarfile looks for a line end in all of it."""
+    info = tarfile.TarInfo("a")
+    info.size = 10_000
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0",
+                        "GNU.sparse.name": "a", "GNU.sparse.realsize": "10"}
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+def zip_with(patch):
+    """A zip whose central directory is patched."""
+    body = bytearray(zip_of([WANTED]))
+    start = body.rindex(b"PK\x01\x02")
+    patch(body, start)
+    return bytes(body)
+
+
+def set_name(body, start):
+    body[start + 9] |= 0x08  # the name is UTF-8
+    body[start + 46] = 0xFF
+
+
+LYING = {
+    "long name": claiming(tarfile.GNUTYPE_LONGNAME),
+    "long link": claiming(tarfile.GNUTYPE_LONGLINK),
+    "pax header": claiming(tarfile.XHDTYPE),
+    "pax global header": claiming(tarfile.XGLTYPE),
+    "size beyond any disk": claiming(tarfile.REGTYPE, 2**80),
+    "negative size": claiming(tarfile.GNUTYPE_LONGNAME, -5),
+    "sparse map": sparse_1_0(),
+    "old sparse map": claiming(tarfile.GNUTYPE_SPARSE)[:482] + b"\x01" + bytes(29),
+    "many long names": claiming(tarfile.GNUTYPE_LONGNAME, 0) * 5000,
+    "zip name": zip_with(set_name),
+}
+
+
+@pytest.mark.parametrize("packed", [None, gzip, lzma], ids=["plain", "gz", "xz"])
+@pytest.mark.parametrize("kind", LYING)
+def test_a_header_that_claims_what_it_has_not_costs_one_line_and_little_memory(
+        kind, packed, site, place, tmp_path, monkeypatch):
+    """The file ends with as many zeros as the header claims, which pack to next to nothing."""
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    zeros = bytes(HEADER_SIZE) if kind in ("long name", "long link", "pax header") else b""
+    body = LYING[kind] + zeros
+    if packed:
+        quick = {"compresslevel": 1} if packed is gzip else {"preset": 0}
+        body = packed.compress(body, **quick)
+    (mirror / "toy.tgz").write_bytes(body)
+    del body, zeros
+    monkeypatch.setenv("DATA_MIRROR", str(mirror))
+    site.routes["/good"] = whole(tar_of([WANTED]))
+    one_archive(place, f"{site.url}/404")
+    tracemalloc.start()
+    try:
+        code, _, err = place.run()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert code == 1
+    lines = [line for line in err.splitlines() if line.startswith(f"  {mirror}/toy.tgz: ")]
+    assert len(lines) == 1, err
+    assert peak < 20_000_000
+    one_archive(place, f"{site.url}/good")
+    assert place.run()[0] == 0
+    assert place.complete()
+
+
+def test_a_zip_that_stays_packed_may_not_unpack_to_more_than_any_data_set(
+        site, place, monkeypatch):
+    site.routes["/a.zip"] = whole(zip_of([("a", bytes(10_000_000)), ("b", bytes(10_000_000))]))
+    place.describe([{"to": "a.zip", "from": [f"{site.url}/a.zip"]}])
+    monkeypatch.setattr(unpack, "LARGEST_ARCHIVE", 15_000_000)
+    code, _, err = place.run()
+    assert code == 1
+    assert "unpacks to more than 15,000,000 bytes" in err
+    assert place.left() == []
+
+
+def test_an_archive_of_which_more_is_needed_is_kept_in_the_data_folder(site, place):
+    site.routes["/t"] = whole(tar_of([WANTED]))
+    one_archive(place, f"{site.url}/t", keep=True)
+    assert place.run()[0] == 0
+    assert place.left() == ["toy.tgz", "toy/a.bin"]
+    (place.data / "toy/a.bin").unlink()
+    assert place.run()[0] == 0
+    assert len(site.seen) == 1
+
+
+def test_files_of_others_beside_the_downloads_are_not_removed(site, place):
+    site.routes["/t"] = whole(tar_of([WANTED]))
+    one_archive(place, f"{site.url}/t")
+    (place.data / ".downloads").mkdir(parents=True)
+    (place.data / ".downloads/mine.txt").write_text("mine")
+    assert place.run()[0] == 0
+    assert place.left() == [".downloads/mine.txt", "toy/a.bin"]
+
+
+# ------------------------------------------------------------------------------------------------
 # Mirrors and files placed by hand
 
 
@@ -136,12 +250,14 @@ MIRRORED = {
     "xz": ("toy/a.bin.xz", lzma.compress(BODY, preset=0)),
     "zip": ("a.bin.zip", zip_of([("a.bin", BODY)])),
     "archive": ("toy.tgz", tar_of([WANTED])),
+    "archive unpacked": ("toy-1/a.bin", BODY),
     "archive repacked": ("toy/toy.repacked.zip", zip_of([("toy-1/a.bin", BODY)])),
 }
 
 
-@pytest.mark.parametrize("kind", ["folder", "url"])
-@pytest.mark.parametrize("form", MIRRORED)
+@pytest.mark.parametrize(("form", "kind"), [
+    (form, kind) for form in MIRRORED for kind in ("folder", "url")
+    if (form, kind) != ("archive unpacked", "url")])
 def test_the_mirror_comes_first(form, kind, site, place, monkeypatch, tmp_path):
     name, body = MIRRORED[form]
     archive = {"urls": [f"{site.url}/toy.tgz"], "also": ["toy.repacked.zip"], "bytes": 5}

@@ -1,12 +1,14 @@
 """What a second run does with what is there already; flags, environment, catalogue."""
 
+import errno
 import os
 
 import pytest
 
+from getdata import install
 from getdata.builders import BUILDERS
 from getdata.settings import ROOT, read_job
-from tests.getdata.place import facts, leave_part
+from tests.getdata.place import facts, inline, leave_part
 from tests.getdata.server import BODY, OTHER, whole
 
 # ------------------------------------------------------------------------------------------------
@@ -48,21 +50,9 @@ def test_verify_finds_a_changed_byte_and_the_next_run_replaces_the_file(site, pl
     code, out, _ = place.run("--verify")
     assert code == 1
     assert "a.bin is damaged" in out
-    assert place.run()[0] == 0
-    assert place.complete()
-
-
-def test_an_existing_folder_in_the_way_of_a_link_is_left_alone(site, place):
-    site.routes["/a.bin"] = whole(BODY)
-    place.one_file(f"{site.url}/a.bin")
-    mine = place.links / "paper/data/toy"
-    mine.mkdir(parents=True)
-    (mine / "train.txt").write_text("mine")
-    code, out, _ = place.run()
-    assert code == 0
-    assert "is no link" in out
-    assert [path.name for path in mine.iterdir()] == ["train.txt"]
-    assert not mine.is_symlink()
+    assert "a.bin was another file than getdata's: it is now a.bin.old" in place.run()[1]
+    assert place.left() == ["toy/a.bin", "toy/a.bin.old"]
+    assert (place.data / "toy/a.bin").read_bytes() == BODY
 
 
 def test_with_another_data_folder_the_repository_gets_no_links(place, monkeypatch):
@@ -71,6 +61,64 @@ def test_with_another_data_folder_the_repository_gets_no_links(place, monkeypatc
     assert read_job().links is None
     monkeypatch.setenv("DATA_DIR", str(ROOT / "data"))
     assert read_job().links == ROOT
+
+
+# ------------------------------------------------------------------------------------------------
+# Several data sets
+
+
+def describe_three(place, site):
+    """Sets one, two, three, of which the second has no good address."""
+    site.routes |= {"/one": whole(BODY), "/three": whole(OTHER)}
+    lines = []
+    for name, body in (("one", BODY), ("two", BODY), ("three", OTHER)):
+        file = inline({"to": "a.bin", **facts(body), "from": [f"{site.url}/{name}"]})
+        lines += [f"[sets.{name}]", f'about = "{name}"', f'folder = "{name}"', "default = true",
+                  f"files = [{file}]"]
+    place.catalogue.write_text("\n".join(lines))
+
+
+FAILURES = {
+    "no address": (None, "two: no address gave a.bin"),
+    "OSError": (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+    "full disk": (OSError(errno.ENOSPC, "No space left on device"), "make room in"),
+    "forbidden": (PermissionError(errno.EACCES, "Permission denied", "x"), "DATA_DIR=FOLDER"),
+    "ImportError": (ImportError("No module named 'sklearn'"), "`make setup`"),
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_one_failing_set_does_not_stop_the_others_and_the_end_names_it(
+        kind, site, place, monkeypatch):
+    describe_three(place, site)
+    error, message = FAILURES[kind]
+    obtain = install.obtain
+
+    def sometimes(name, *rest):
+        if error and name == "two":
+            raise error
+        obtain(name, *rest)
+
+    monkeypatch.setattr(install, "obtain", sometimes)
+    code, _, err = place.run()
+    assert code == 1
+    assert message in err
+    assert err.splitlines()[-1] == "getdata: 2 of 3 data sets are there, not two"
+    assert place.left() == ["one/a.bin", "three/a.bin"]
+    assert place.run("one", "three") == (0, "one: already there\nthree: already there\n", "")
+
+
+@pytest.mark.parametrize("record", ['{"a.bin": 1}', '{"a.bin": {"bytes": "x", "sha256": 1}}', "[]",
+                                    '{"a.bin": {}}', "[" * 100_000])
+def test_a_damaged_record_is_as_good_as_none(record, site, place):
+    site.routes["/a.bin"] = whole(BODY)
+    place.one_file(f"{site.url}/a.bin")
+    assert place.run()[0] == 0
+    (place.data / "toy/.complete").write_text(record)
+    for arguments in (["--list"], ["--verify"], []):
+        assert place.run(*arguments)[0] == 0
+    assert place.complete()
+    assert len(site.seen) == 1
 
 
 # ------------------------------------------------------------------------------------------------
@@ -118,7 +166,9 @@ def test_the_catalogue_is_consistent(monkeypatch):
     assert default == ["ptb", "ptbc", "wt2", "wt103", "enwik8"]
     folders = [entry["folder"] for entry in job.sets.values()]
     assert len(set(folders)) == len(folders)
+    assert all(archive.keys() & {"bytes", "size"} for archive in job.archives.values())
     for entry in job.sets.values():
+        assert entry.get("size") is not None  # without it a download has hardly a bound
         assert entry.get("prepare") in (None, *BUILDERS)
         for file in entry.get("files", []):
             assert file.get("from") or file.get("names")
