@@ -1,5 +1,6 @@
 """The split softmax against its definition, written out as one dense (N, V) matrix."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.splitcross import SplitCrossEntropyLoss, linear_cross_entropy
+from common.splitcross import SplitCrossEntropyLoss, linear_cross_entropy, perplexity
 
 H = 6
 
@@ -218,3 +219,10 @@ def test_single_precision_on_many_rows(N, V, splits):
             torch.testing.assert_close(ours.double(), true, rtol=1e-5, atol=1e-6)
     with torch.no_grad():
         assert single[0](*single[1:], targets) == results[0][0]
+
+
+def test_perplexity():
+    assert perplexity(0.0) == 1
+    assert perplexity(4.5) == math.exp(4.5)
+    assert perplexity(709.8) == perplexity(math.inf) == math.inf  # exp(709.8) is no float any more
+    assert math.isnan(perplexity(math.nan))
