@@ -59,7 +59,6 @@ def of(name: str, flag: str, good: str, **more) -> Input:
 
 STATES = [of(script.name, "--resume", script.state) for script in SCRIPTS.values()]
 TRELLIS = ("word-ptb", "word-wt103", "char-ptb", "seq-images")
-PRETRAINED = {"word-ptb": "wordptb", "word-wt103": "wt103", "char-ptb": "charptb"}
 INPUTS = {given.name: given for given in (
     *STATES,
     Input("awd-main --resume MODEL", "awd-main", "m.pt", "--resume {file}"),
@@ -76,8 +75,7 @@ INPUTS = {given.name: given for given in (
     Input("scratch-main --pointer", "scratch-main", "m.pt",
           f"{USE_AWD} --pointer --save {{file}}", module="awd_lstm.scratch.main"),
     *(of(name, "--load", "m.pt") for name in TRELLIS),
-    *(of(name, "--load_weight", f"weights/pretrained_{PRETRAINED[name]}.pkl")
-      for name in PRETRAINED),
+    *(of(name, "--load_weight", "weights/m.pt.pkl") for name in TRELLIS[:3]),
     Input("trellisnet-generate --load", "word-ptb", "m.pt",
           "--load {file} --data {data}/texts --words 5 --device cpu", module="trellisnet.generate"),
     *(Input(f"{name} --continue_train {file}", name, f"run/{file}", "--continue_train",
