@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 import tempfile
 
 from getdata.addresses import online, part_path
@@ -78,5 +79,6 @@ def move_in(name, entry, new, folder):
     for path in sorted(path.relative_to(new) for path in new.rglob("*") if path.is_file()):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         if kept := put(new / path, folder / path):
-            print(f"{name}: {path} was another file than getdata's: it is now {kept.name}")
+            print(f"{name}: {path} was another file than getdata's: it is now {kept.name}",
+                  file=sys.stderr)
     write_record(folder, record)

@@ -50,7 +50,7 @@ def test_verify_finds_a_changed_byte_and_the_next_run_replaces_the_file(site, pl
     code, out, _ = place.run("--verify")
     assert code == 1
     assert "a.bin is damaged" in out
-    assert "a.bin was another file than getdata's: it is now a.bin.old" in place.run()[1]
+    assert "a.bin was another file than getdata's: it is now a.bin.old" in place.run()[2]
     assert place.left() == ["toy/a.bin", "toy/a.bin.old"]
     assert (place.data / "toy/a.bin").read_bytes() == BODY
 
