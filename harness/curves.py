@@ -58,8 +58,9 @@ class Curves:
         cut(self.path, size)
         if not self.size:
             self._append([COLUMNS])
-        text = json.dumps(settings, indent=1)
-        files.replace(folder / "args.json", lambda file: file.write(f"{text}\n".encode()))
+        settings_path = folder / "args.json"
+        with files.naming(settings_path):
+            settings_path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
         self.board = SummaryWriter(str(folder), purge_step=step + 1)
         announce(folder)
 

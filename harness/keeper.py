@@ -198,7 +198,7 @@ class Keeper:
     def _refuse_other_run(self, run, state: dict) -> None:
         """Raises BadInput if the state is of other inputs or processes, or its best model is gone,
         which cannot be made again."""
-        path, then = self._found_in, state.get("inputs")
+        path, then = self._found_in, state.get("inputs") or None  # none known in release 0.1
         for name, digest in getattr(run, "inputs", {}).items():
             if then is not None and then.get(name) != digest:
                 raise BadInput(f"--resume: {name} is not what the run in {path} was trained on: it "
