@@ -1,5 +1,8 @@
 """Images as sequences of pixels, row by row, normalised; in memory as bytes."""
 
+import gzip
+import math
+import zlib
 from argparse import Namespace
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -66,16 +69,44 @@ def load_images(path: str, cifar: bool) -> tuple[Images, Images]:
 
 
 def mnist(folder: Path) -> tuple[Images, Images]:
-    """60,000 and 10,000 images of 784 pixels."""
-    from torchvision.datasets import MNIST  # slow to import
+    """60,000 and 10,000 images of 784 pixels: the four files as published, packed or unpacked, in
+    torchvision's layout or in the folder itself. Raises FileNotFoundError or ValueError."""
     found = []
-    for train, prefix in ((True, "train"), (False, "t10k")):
-        part = MNIST(str(folder), train=train)
-        files = [Path(part.raw_folder) / f"{prefix}-{kind}-ubyte"
-                 for kind in ("images-idx3", "labels-idx1")]
-        found.append(Images("MNIST", part.data.flatten(1).unsqueeze(1), part.targets.long(),
-                            1 / 255, 0.1307, 0.3081, files))
+    for prefix in ("train", "t10k"):
+        files = [find_idx(folder, f"{prefix}-{kind}") for kind in ("images-idx3", "labels-idx1")]
+        pixels, labels = (torch.from_numpy(read_idx(path)) for path in files)
+        if len(pixels) != len(labels) or pixels.ndim != 3:
+            raise ValueError(f"{files[0]} and {files[1].name} do not belong together")
+        found.append(Images("MNIST", pixels.flatten(1).unsqueeze(1), labels.long(), 1 / 255,
+                            0.1307, 0.3081, files))
     return tuple(found)
+
+
+def find_idx(folder: Path, name: str) -> Path:
+    """The file of MNIST whose published name is `name`-ubyte.gz. Raises FileNotFoundError."""
+    for below in ("MNIST/raw", "raw", ""):
+        for file in (f"{name}-ubyte", f"{name.replace('-idx', '.idx')}-ubyte"):
+            for path in (folder / below / file, folder / below / f"{file}.gz"):
+                if path.is_file():
+                    return path
+    raise FileNotFoundError(f"no file {name}-ubyte or {name}-ubyte.gz in {folder} or "
+                            f"{folder / 'MNIST/raw'}")
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """An array of uint8: two zeros, 8 for bytes, the number of dimensions, their sizes (big-endian
+    int32), the values. Raises ValueError naming the file."""
+    try:
+        content = path.read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: {error}") from error
+    start = 4 + 4 * content[3] if len(content) > 3 else 4
+    shape = tuple(np.frombuffer(content[4:start], ">i4").tolist()) if len(content) >= start else ()
+    if content[:3] != b"\0\0\x08" or not shape or math.prod(shape) != len(content) - start:
+        raise ValueError(f"{path}: not a whole file of MNIST")
+    return np.frombuffer(bytearray(content), np.uint8, offset=start).reshape(shape)
 
 
 def cifar10(folder: Path) -> tuple[Images, Images]:

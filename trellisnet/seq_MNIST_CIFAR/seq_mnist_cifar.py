@@ -29,8 +29,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The defaults are the paper's recipe."""
     p = parser("TrellisNet on images read pixel by pixel")
     p.add_argument("--data", default=None, metavar="DIR",
-                   help="folder with MNIST, CIFAR-10 (python or binary version) or digits.npz "
-                        "(None: data/mnist, with --cifar data, beside this script)")
+                   help="folder with MNIST (the four files, .gz or not), CIFAR-10 (python or "
+                        "binary version) or digits.npz (None: data/mnist, with --cifar data, "
+                        "beside this script)")
     p.add_argument("--cifar", action="store_true", help="CIFAR-10 instead of MNIST")
     p.add_argument("--permute", action=OnOff, default=True,
                    help="read the pixels in a random order, the same for all images")
