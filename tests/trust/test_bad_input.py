@@ -83,7 +83,7 @@ def test_texts(place, name):
         if code is not None and script.data != "tagged":
             assert done.code == code, f"{what} as {part}: {done.code} {done.err}"
         if done.code:
-            assert "--data" in done.err, done.err
+            assert "--data" in done.err or f"{part}.txt" in done.err, done.err
             if "UTF" in what:
                 assert "UTF-8" in done.err
                 assert part in done.err
