@@ -57,10 +57,9 @@ def trellisnet_of(lstm: nn.LSTM, window: int) -> TrellisNet:
     """The TrellisNet that computes what `lstm`, truncated to `window` steps, computes.
 
     Its output (the last channels) is the LSTM's top layer; `initial_hidden` gives its state.
-    Raises ValueError for an LSTM that is bidirectional or has a projection.
+    Raises ValueError for an LSTM that the theorem is not about, and for a window below 1.
     """
-    if lstm.bidirectional or lstm.proj_size:
-        raise ValueError("the theorem is about LSTMs of one direction without projection")
+    check(lstm, window)
     layers, size = lstm.num_layers, lstm.hidden_size
     signs = layers - 1 if lstm.bias else 0
     net = TrellisNet(lstm.input_size, signs + layers * size, size, window + layers - 1,
@@ -92,6 +91,15 @@ def trellisnet_of(lstm: nn.LSTM, window: int) -> TrellisNet:
     return net
 
 
+def check(lstm: nn.LSTM, window: int) -> None:
+    """Raises ValueError for what the theorem does not cover."""
+    if lstm.bidirectional or lstm.proj_size or lstm.batch_first or (lstm.dropout and lstm.training):
+        raise ValueError("the theorem is about LSTMs of one direction, time first, without "
+                         "projection and dropout")
+    if window < 1:
+        raise ValueError(f"the window must be at least 1 step, not {window}")
+
+
 def by_gate(parameter: Tensor) -> Tensor:
     """(4 hidden, ...) in nn.LSTM's order of gates -> (4, hidden, ...) in ours."""
     gates = parameter.unflatten(0, (4, -1))
@@ -119,7 +127,8 @@ def initial_hidden(lstm: nn.LSTM, h0: Tensor, c0: Tensor) -> tuple[Tensor, Tenso
 
 def truncated_lstm(lstm: nn.LSTM, x: Tensor, window: int) -> Tensor:
     """Top layer's output at each t from the inputs t-window+1 ... t alone: (L, N, E) ->
-    (L, N, hidden)."""
+    (L, N, hidden). Raises like `trellisnet_of`."""
+    check(lstm, window)
     return torch.stack([lstm(x[max(0, t + 1 - window):t + 1])[0][-1] for t in range(len(x))])
 
 

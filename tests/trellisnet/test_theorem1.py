@@ -52,9 +52,15 @@ def test_a_longer_window_than_the_text_is_the_lstm_itself():
 
 
 def test_refuses_what_the_theorem_does_not_cover():
-    for lstm in (nn.LSTM(3, 4, bidirectional=True), nn.LSTM(3, 4, proj_size=2)):
-        with pytest.raises(ValueError, match="one direction"):
-            trellisnet_of(lstm, 5)
+    def truncated(lstm, window):
+        return truncated_lstm(lstm, torch.ones(2, 1, 3), window)
+    for lstm in (nn.LSTM(3, 4, bidirectional=True), nn.LSTM(3, 4, proj_size=2),
+                 nn.LSTM(3, 4, batch_first=True), nn.LSTM(3, 4, 2, dropout=0.5)):
+        for refuses in (trellisnet_of, truncated):
+            with pytest.raises(ValueError, match="one direction"):
+                refuses(lstm, 5)
+            with pytest.raises(ValueError, match="at least 1 step"):
+                refuses(nn.LSTM(3, 4), 0)
 
 
 def test_command(capsys):
