@@ -116,7 +116,8 @@ def add_data_flags(p: argparse.ArgumentParser) -> None:
 def add_file_flags(p: argparse.ArgumentParser) -> None:
     g = p.add_argument_group("files")
     g.add_argument("--data", default=os.environ.get("DATA_PATH", str(HERE / "data")), metavar="DIR",
-                   help="root of the tasks' folders ($DATA_PATH)")
+                   help="root of the tasks' folders, or of the Arena's release as unpacked, "
+                        "lra_release/lra_release ($DATA_PATH)")
     g.add_argument("--save", metavar="FILE", help="best model (None: TASK-ARCH.pt in the working "
                    "directory); the training state goes beside it as *.state")
     g.add_argument("--load", default="", metavar="FILE",

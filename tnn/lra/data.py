@@ -11,6 +11,9 @@ Every task has its folder below the data root, as the original expects:
     aan/new_aan_pairs.{train,eval,test}.tsv
     cifar/cifar-10-batches-py/
     pathfinder/pathfinder{32,128}/curv_contour_length_14/
+
+or the root is where lra_release.gz was unpacked, or lra_release/lra_release in it, with its
+listops-1000/, tsv_data/ and pathfinder{32,128}/.
 """
 
 from argparse import Namespace
@@ -20,7 +23,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset, Subset
 
-from tnn.lra.tasks import TASKS, aan, cifar, imdb, listops, pathfinder
+from tnn.lra.tasks import RELEASE, TASKS, aan, cifar, imdb, listops, pathfinder
 from tnn.lra.tasks.task import SPLIT_SEED, Task, note
 
 FILES = {"listops": listops, "imdb": imdb, "aan": aan, "cifar": cifar, "pathfinder": pathfinder,
@@ -49,14 +52,21 @@ def load_task(name: str, root: Path, args: Namespace) -> Task:
 
 
 def find_folder(name: str, root: Path, given: str | None) -> Path:
-    """The folder of a task's data. Raises FileNotFoundError."""
-    folders = [given] if given else TASKS[name].folders
-    for folder in folders:
-        if (root / folder).is_dir():
-            return root / folder
-    folder = root / folders[0]
-    raise FileNotFoundError(f"{name}: there is no folder {folder}; "
-                            f"{TASKS[name].remedy.format(folder)}")
+    """The folder of a task's data, ours or that of the release as it is unpacked. Raises
+    FileNotFoundError."""
+    task = TASKS[name]
+    own = [root / folder for folder in ([given] if given else task.folders)]
+    released = [root / below / task.release for below in RELEASE
+                if task.release is not None and not given]
+    if found := [folder for folder in (*own, *released) if (folder / task.has).is_dir()]:
+        if found[0] in released and len(found) > 1:
+            note(f"{name}: reads {found[0] / task.has}, as the Long Range Arena's own script does; "
+                 f"the release's other copy, {found[1] / task.has}, is not used")
+        return found[0]
+    for folder in own:  # what is wrong with it is the reader's to say
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"{name}: there is no folder {own[0]}; {task.remedy.format(own[0])}")
 
 
 def limited(data: Dataset, limit: int | None) -> Dataset:
