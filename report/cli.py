@@ -20,6 +20,7 @@ Exit codes: that of the command; 1 files that cannot be written; 2 bad input; 13
 """
 
 import argparse
+import errno
 import sys
 from pathlib import Path
 
@@ -28,7 +29,8 @@ from report.errors import UserError
 from report.finish_row import finish
 from report.run_step import run
 
-ACTIONS = ("run", "finish", "write")
+# The actions, and the flag that takes what they write elsewhere, as in another user's clone.
+ELSEWHERE = {"run": "--workdir-root DIR", "finish": "--into DIR", "write": "--results DIR"}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -69,7 +71,7 @@ def split_arguments(argv: list[str]) -> tuple[list[str], list[str]]:
     if "--" in ours:
         cut = ours.index("--")
         ours, command = ours[:cut], ours[cut + 1:]
-    if not ours or ours[0] not in (*ACTIONS, "-h", "--help"):
+    if not ours or ours[0] not in (*ELSEWHERE, "-h", "--help"):
         ours.insert(0, "write")
     if "--resume-flag" in ours[:-1]:
         i = ours.index("--resume-flag")
@@ -85,9 +87,14 @@ def main(argv: list[str] | None = None) -> int:
         if args.action == "run":
             return run(args, command)
         return finish(args) if args.action == "finish" else write(args)
-    except (UserError, OSError) as error:
+    except UserError as error:
         print(f"report: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return 2
+    except OSError as error:
+        forbidden = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        remedy = f"; {ELSEWHERE[args.action]} names another folder" if forbidden else ""
+        print(f"report: {error}{remedy}", file=sys.stderr)
+        return 1
 
 
 def write(args: argparse.Namespace) -> int:

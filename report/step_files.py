@@ -2,10 +2,12 @@
 
 import os
 import re
+import shutil
 import sys
+import warnings
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -58,7 +60,9 @@ def locked(step: Step) -> Iterator[None]:
     process ends, however it ends."""
     lock = FileLock(step.lock)
     try:
-        lock.acquire(timeout=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # without flock it writes a file that says who holds it
+            lock.acquire(timeout=0)
     except Timeout:
         raise UserError(f"{step}: already running in {step.workdir}") from None
     except (OSError, NotImplementedError) as error:
@@ -67,7 +71,8 @@ def locked(step: Step) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
+        with suppress(OSError):
+            lock.release()
 
 
 def set_aside(step: Step) -> None:
@@ -78,5 +83,5 @@ def set_aside(step: Step) -> None:
         folder = step.workdir / "old" / datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         folder.mkdir(parents=True)
         for path in present:
-            path.rename(folder / path.name)
+            shutil.move(path, folder / path.name)  # old/ may be a link to another disk
         print(f"{step}: the old record is now in {folder}")

@@ -3,93 +3,18 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 
-import filelock
 import pytest
 
 from report.cli import build_parser
 from report.errors import UserError
 from report.json_files import read_json, write_json
-from report.step_files import Step, is_smoke, locked, runs_folder
+from report.step_files import is_smoke, runs_folder
+from tests.report.steps import CURVES, GOOD, record_of, script
 
 ROOT = Path(__file__).resolve().parents[2]
-LOG = """Model total parameters: 24221600
-| end of epoch   1 | time: 65.12s | valid loss  5.70 | valid ppl   298.87 | valid bpc    8.223
-| end of epoch   2 | time: 64.98s | valid loss  4.11 | valid ppl    60.95 | valid bpc    5.930
-| End of training | test loss  4.07 | test ppl    58.80 | test bpc    5.877
-"""
-CURVES = """
-import json, os, pathlib
-
-def curves(name, *rows):
-    \"\"\"What the harness does: a run's folder, announced to whoever asked.\"\"\"
-    folder = pathlib.Path("logs", name).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = ["step,epoch,name,value", *(f"{epoch},{epoch},{name},{value}"
-             for epoch, name, value in rows)]
-    (folder / "metrics.csv").write_text("\\n".join(lines))
-    (folder / "args.json").write_text(json.dumps({"script": "awd_lstm/main.py"}))
-    with open(os.environ["HARNESS_CURVES_LIST"], "a") as file:
-        file.write(f"{folder}\\n")
-"""
-FAKE_TORCH = """
-__version__ = "9.9"
-def get_num_threads(): return 2
-class cuda:
-    is_available = staticmethod(lambda: True)
-    device_count = staticmethod(lambda: 1)
-    get_device_name = staticmethod(lambda i: "NVIDIA H200")
-"""
-GOOD = f"""{CURVES}
-import sys
-print({LOG!r})
-curves("PTB.pt", (1, "valid_loss", 5.7), (2, "valid_loss", 4.11), (2, "test_loss", 4.0742))
-print("argv", sys.argv[1:], "data", pathlib.Path("data").is_symlink())
-with open("calls", "a") as file:
-    file.write("x")
-"""
-
-
-@pytest.fixture
-def rec(tmp_path):
-    """A function that calls report on runs below tmp_path; torch is a stand-in (fast)."""
-    (tmp_path / "fake").mkdir()
-    (tmp_path / "fake" / "torch.py").write_text(FAKE_TORCH)
-    env = {**os.environ, "PYTHONPATH": f"{tmp_path / 'fake'}{os.pathsep}{ROOT}"}
-
-    def start(action, *words):
-        place = ["--workdir-root", str(tmp_path / "runs")] if "--smoke" not in words else []
-        cut = words.index("--") if "--" in words else len(words)
-        argv = [sys.executable, "-m", "report", action, *words[:cut], *place, *words[cut:]]
-        # a test run started in the background ignores Ctrl-C, and its children would too
-        return subprocess.Popen(
-            argv, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-
-    def call(*words):
-        process = start(*words)
-        out, err = process.communicate(timeout=60)
-        return subprocess.CompletedProcess(words, process.returncode, out, err)
-
-    call.start = start
-    return call
-
-
-def script(tmp_path, text, name="main.py"):
-    """Writes a fake script and returns its path."""
-    path = tmp_path / name
-    path.write_text(textwrap.dedent(text))
-    return str(path)
-
-
-def record_of(tmp_path, step="main", row="awd-ptb"):
-    """The step's record."""
-    return json.loads((tmp_path / "runs" / row / f"{step}.json").read_text())
 
 
 def test_success_is_recorded(rec, tmp_path):
@@ -272,18 +197,6 @@ def test_second_run_of_a_running_step_is_refused(rec, tmp_path):
     assert "already running" in second.stderr
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
-
-
-@pytest.mark.parametrize("error", [OSError(37, "No locks available"), NotImplementedError("flock")])
-def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch, capsys, error):
-    def refuse(self, timeout=-1):
-        raise error
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
-    with locked(Step("awd-ptb", "main", tmp_path)):
-        said = capsys.readouterr().err
-    assert len(said.splitlines()) == 1
-    assert "no lock can be had there" in said
 
 
 def test_numbers_of_a_step_that_only_evaluates_are_those_of_its_log(rec, tmp_path):
