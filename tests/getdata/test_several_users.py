@@ -2,9 +2,9 @@
 
 import os
 import shutil
-import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,14 @@ from tests.getdata.server import BODY, stalled, whole
 pytestmark = pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"),
                                 reason="only root can act as several users")
 ANN, BEN, GROUP = 31_001, 31_002, 31_000
+
+
+@pytest.fixture
+def tmp_path():
+    """A folder that other users can reach; pytest's own is closed to them."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
 
 
 @pytest.fixture
@@ -31,10 +39,6 @@ def clone(tmp_path):
 def as_user(clone, tmp_path, monkeypatch):
     """A function: getdata.sh of another user, a member of GROUP, -> (exit status, stdout, stderr).
     Skips if other users have no Python here."""
-    closed = [(folder, folder.stat().st_mode) for folder in (tmp_path, *tmp_path.parents[:-2])
-              if not folder.stat().st_mode & 0o001]
-    for folder, mode in closed:
-        folder.chmod(stat.S_IMODE(mode) | 0o011)
     python = tmp_path / "venv/bin/python"
     python.parent.mkdir(parents=True)
     monkeypatch.setenv("VENV", str(tmp_path / "venv"))
@@ -54,9 +58,7 @@ def as_user(clone, tmp_path, monkeypatch):
             break
     else:
         pytest.skip("other users cannot run this Python")
-    yield lambda user, *words, **options: call(user, clone / "getdata.sh", *words, **options)
-    for folder, mode in closed:
-        folder.chmod(stat.S_IMODE(mode))
+    return lambda user, *words, **options: call(user, clone / "getdata.sh", *words, **options)
 
 
 @pytest.fixture
