@@ -3,11 +3,14 @@
 import contextlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
-from lightning_fabric import Fabric
 
 from harness.endings import BadInput
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class Lock:
@@ -18,7 +21,7 @@ class Lock:
         self.path = path
         self.lock = FileLock(str(path))
 
-    def acquire(self, flag: str, fabric: Fabric) -> None:
+    def acquire(self, flag: str, fabric: "Fabric") -> None:
         """flag: what says where the run writes, with its value. Raises BadInput, in all processes
         alike, if another run holds the lock."""
         if fabric.broadcast(fabric.is_global_zero and not self._acquired()):

@@ -53,12 +53,53 @@ update_freq() {
     fi
 }
 
-# copy_to LOG: standard input to the terminal and to LOG. The scripts end with `exec python > >(copy_to
-# LOG)`, so that a signal sent to the script reaches Python and the exit code is Python's. The copy
-# ignores signals: it ends when Python has written its last line.
+# logged LOG COMMAND ...: ends the script by COMMAND in its place, so that a signal sent to the
+# script reaches Python and the exit code is Python's; what it prints also goes to LOG
+logged() {
+    local log=$1
+    shift
+    mkdir -p "$(dirname -- "$log")"
+    exec "$@" > >(copy_to "$log") 2> >(copy_to "$log" >&2)
+}
+
+# copy_to LOG: standard input to the terminal and to LOG. It ignores signals: it ends when Python
+# has written its last line.
 copy_to() {
     trap '' INT TERM HUP
     exec tee -a "$1"
+}
+
+# handing_on COMMAND ...: the same for a command that the script goes on after. A signal to the
+# script ends COMMAND, and the script with its exit code.
+handing_on() {
+    "$@" &
+    local child=$! code=0 signalled=
+    trap 'signalled=1; kill -TERM "$child" 2> /dev/null || true' INT TERM HUP
+    wait "$child" || code=$?
+    while [ -n "$signalled" ]; do  # the signal has ended the wait, not yet the command
+        signalled='' code=0
+        wait "$child" || code=$?
+    done
+    trap - INT TERM HUP
+    return "$code"
+}
+
+# fresh FOLDER: removes what an earlier smoke run left in a folder of ours
+fresh() {
+    "$PYTHON" -c '
+import shutil, sys
+from pathlib import Path
+from filelock import FileLock, Timeout
+
+folder = Path(sys.argv[1])
+folder.mkdir(parents=True, exist_ok=True)
+try:
+    with FileLock(folder / ".lock", timeout=0):  # that of a run
+        for path in folder.iterdir():
+            if path.name != ".lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+except Timeout:
+    sys.exit(1)' "$1" || stop "$1: another smoke run is writing there; wait for its end"
 }
 
 # need_data FOLDER: binarised data, or how to make it

@@ -12,14 +12,15 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 ARCH=${ARCH:-tnn_v2_decay_99_pre}
 if [ "${SMOKE:-0}" = 1 ]; then
+    known_arch "$ARCH"
     DATA_DIR=$(smoke_data)
     export DATA_DIR CKPT_DIR=$HERE/checkpoints/smoke/$ARCH UPDATE_FREQ=1
-    rm -rf "$CKPT_DIR"
-    bash "$HERE/train_alm.sh" 1 "$ARCH" "$DATA_DIR" --decoder-embed-dim 64 --decoder-layers 2 \
+    fresh "$CKPT_DIR"
+    handing_on bash "$HERE/train_alm.sh" 1 "$ARCH" "$DATA_DIR" --decoder-embed-dim 64 --decoder-layers 2 \
         --rpe-layers 1 --tokens-per-sample 64 --max-update 40 --warmup-updates 10 --lr 0.005 \
         --save-interval-updates 0 --no-epoch-checkpoints --num-workers 0 --log-format simple
     for length in 64 256; do
-        bash "$HERE/length_extrapolation.sh" "$ARCH" $length --num-workers 0 --log-format none
+        handing_on bash "$HERE/length_extrapolation.sh" "$ARCH" $length --num-workers 0 --log-format none
     done
     exit
 fi

@@ -10,14 +10,14 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 ARCH=${ARCH:-roberta_tnn_v2_decay_99}
 if [ "${SMOKE:-0}" = 1 ]; then
+    known_arch "$ARCH"
     DATA_DIR=$(smoke_data)
     export CKPT_DIR=$HERE/checkpoints/smoke/$ARCH UPDATE_FREQ=1
-    rm -rf "$CKPT_DIR"
-    bash "$HERE/train_blm.sh" 1 "$ARCH" "$DATA_DIR" --encoder-embed-dim 64 --encoder-layers 2 \
+    fresh "$CKPT_DIR"
+    exec bash "$HERE/train_blm.sh" 1 "$ARCH" "$DATA_DIR" --encoder-embed-dim 64 --encoder-layers 2 \
         --rpe-layers 1 --tokens-per-sample 64 --max-update 40 --warmup-updates 10 --lr 0.005 \
         --total-num-update 40 --mask-padding --skip-invalid-size-inputs-valid-test \
         --save-interval-updates 0 --no-epoch-checkpoints --num-workers 0
-    exit
 fi
 DATA_DIR=${DATA_DIR:-$HERE/data/data-bin/wikitext-103}
 need_data "$DATA_DIR"

@@ -7,14 +7,18 @@
 #   TASK        MNLI QNLI QQP RTE SST-2 MRPC CoLA STS-B
 #   DATA_DIR    the task's folder TASK-bin: ./getdata.sh glue gpt2-bpe, python tnn/lm/prepare_glue.py TASK
 #   CHECKPOINT  of train_blm.sh
-#   CKPT_DIR    what is trained  (tnn/checkpoints/glue/TASK); a run that was interrupted continues
+#   CKPT_DIR    what is trained  (tnn/checkpoints/glue/TASK); a run that was interrupted continues,
+#               and a second one at the same time is refused
 #   ARCH        (roberta_tnn_v2_decay_99)
+#
+# Validation prints, and checkpoint_best.pt goes by, what GLUE measures: accuracy; for MRPC and QQP
+# also F1, for CoLA Matthews' correlation (mcc), for STS-B Pearson's and Spearman's.
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 if [ "${SMOKE:-0}" = 1 ]; then
     CHECKPOINT=$HERE/checkpoints/smoke/roberta_tnn_v2_decay_99/checkpoint_best.pt
-    [ -f "$CHECKPOINT" ] || bash "$HERE/script_blm.sh"
+    [ -f "$CHECKPOINT" ] || handing_on bash "$HERE/script_blm.sh"
     CKPT_DIR=$HERE/checkpoints/smoke/glue
-    rm -rf "$CKPT_DIR"
+    fresh "$CKPT_DIR"
     DATA_DIR=$(smoke_task)
     set -- SST-2 "$DATA_DIR" "$CHECKPOINT" --encoder-embed-dim 64 --encoder-layers 2 \
         --rpe-layers 1 --mask-padding --lr 0.002 --max-update 60 --total-num-update 60 \
@@ -42,12 +46,20 @@ shift 5
 [ -f "$DATA_DIR/input0/dict.txt" ] || stop "no $DATA_DIR/input0/dict.txt: ./getdata.sh glue" \
     "gpt2-bpe && python tnn/lm/prepare_glue.py $TASK"
 [ -f "$CHECKPOINT" ] || stop "no checkpoint $CHECKPOINT: train one with bash tnn/script_blm.sh"
-best=(--best-checkpoint-metric accuracy --maximize-best-checkpoint-metric)
-[ "$TASK" != STS-B ] || best=(--regression-target --best-checkpoint-metric loss)
+# what GLUE measures; of two numbers the mean decides which checkpoint is the best
+case $TASK in
+    CoLA)     best=mcc report=(--report-mcc) ;;
+    MRPC|QQP) best=acc_and_f1 report=(--report-acc-and-f1) ;;
+    STS-B)    best=pearson_and_spearman
+              report=(--report-pearson-and-spearman --regression-target) ;;
+    MNLI)     best=accuracy report=(--valid-subset valid,valid1) ;;  # matched, mismatched
+    *)        best=accuracy report=() ;;
+esac
 known_arch "$ARCH"
-mkdir -p "$HERE/logs"
 
-exec "$PYTHON" -m fairseq_cli.train --user-dir "$HERE/fairseq_plugin" "$DATA_DIR" \
+# One process: the recipe's batch, and fairseq cannot add these measures up over several.
+logged "$HERE/logs/glue-$TASK.log" "$PYTHON" -m fairseq_cli.train \
+    --user-dir "$HERE/fairseq_plugin" "$DATA_DIR" \
     --finetune-from-model "$CHECKPOINT" --save-dir "${CKPT_DIR:-$HERE/checkpoints/glue/$TASK}" \
     --max-positions 512 --batch-size "$BATCH" --max-tokens 4400 \
     --required-batch-size-multiple 1 \
@@ -57,4 +69,5 @@ exec "$PYTHON" -m fairseq_cli.train --user-dir "$HERE/fairseq_plugin" "$DATA_DIR
     --optimizer adam --adam-betas '(0.9, 0.98)' --adam-eps 1e-06 --clip-norm 0.0 \
     --lr-scheduler polynomial_decay --lr "$LR" --total-num-update "$UPDATES" \
     --warmup-updates "$WARMUP" --max-epoch 10 --find-unused-parameters \
-    "${best[@]}" "$@" > >(copy_to "$HERE/logs/glue-$TASK.log") 2>&1
+    --distributed-world-size 1 ${report[@]+"${report[@]}"} \
+    --best-checkpoint-metric "$best" --maximize-best-checkpoint-metric "$@"

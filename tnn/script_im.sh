@@ -22,10 +22,10 @@ CLIP=${CLIP:-5}
 if [ "${SMOKE:-0}" = 1 ]; then
     [ -f "$ROOT/data/digits/digits.npz" ] || "$PYTHON" -P -m getdata digits >&2
     export DATA=$ROOT/data/digits CKPT_DIR=$HERE/checkpoints/im/smoke
-    rm -rf "$CKPT_DIR"
+    fresh "$CKPT_DIR"
     small=(--input-size 32 --arch-options patch_size=8 embed_dim=64 glu_dim=64 depth=3
            --num_workers 0 --log-dir "$CKPT_DIR")
-    bash "$HERE/train_im.sh" 1 64 "$ARCH" smoke 0.016 DIGITS "$DECAY" 1 "$CLIP" "${small[@]}" \
+    handing_on bash "$HERE/train_im.sh" 1 64 "$ARCH" smoke 0.016 DIGITS "$DECAY" 1 "$CLIP" "${small[@]}" \
         --epochs 3 "$@"
     exec bash "$HERE/train_im.sh" 1 64 "$ARCH" smoke 0.016 DIGITS "$DECAY" 1 "$CLIP" \
         "${small[@]}" --eval

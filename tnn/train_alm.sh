@@ -2,7 +2,8 @@
 # Autoregressive language model, 128 sequences of 512 tokens an update, 50,000 updates.
 #
 #   bash train_alm.sh GPUS ARCH DATA_DIR [further flags of fairseq-train]
-#   CKPT_DIR     checkpoints  (tnn/checkpoints/lm/ARCH); a run that was interrupted continues
+#   CKPT_DIR     checkpoints  (tnn/checkpoints/lm/ARCH); a run that was interrupted continues,
+#                and a second one at the same time is refused
 #   UPDATE_FREQ  batches of 8 sequences per worker and update  (128 / 8 / GPUS)
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 usage 'bash train_alm.sh GPUS ARCH DATA_DIR [further flags of fairseq-train]' $# 3
@@ -12,9 +13,8 @@ known_arch "$ARCH"
 need_data "$DATA_DIR"
 UPDATE_FREQ=$(update_freq 128 8 "$GPUS")
 CKPT_DIR=${CKPT_DIR:-$HERE/checkpoints/lm/$ARCH}
-mkdir -p "$HERE/logs"
 
-exec "$PYTHON" -m fairseq_cli.train --user-dir "$HERE/fairseq_plugin" \
+logged "$HERE/logs/$ARCH.log" "$PYTHON" -m fairseq_cli.train --user-dir "$HERE/fairseq_plugin" \
     --task language_modeling "$DATA_DIR" \
     --save-dir "$CKPT_DIR" \
     --distributed-world-size "$GPUS" \
@@ -27,4 +27,4 @@ exec "$PYTHON" -m fairseq_cli.train --user-dir "$HERE/fairseq_plugin" \
     --ddp-backend legacy_ddp \
     --save-interval-updates 1000 \
     --max-update 50000 --log-interval 10 \
-    "$@" > >(copy_to "$HERE/logs/$ARCH.log") 2>&1
+    "$@"

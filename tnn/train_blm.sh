@@ -2,7 +2,8 @@
 # Masked language model, 512 sequences of up to 512 tokens an update, 50,000 updates.
 #
 #   bash train_blm.sh GPUS ARCH DATA_DIR [further flags of fairseq-train]
-#   CKPT_DIR     checkpoints  (tnn/checkpoints/roberta/ARCH); a run that was interrupted continues
+#   CKPT_DIR     checkpoints  (tnn/checkpoints/roberta/ARCH); a run that was interrupted continues,
+#                and a second one at the same time is refused
 #   UPDATE_FREQ  batches of 4 sequences per worker and update  (512 / 4 / GPUS)
 #
 # Recommended for new runs: --mask-padding (tnn/README.md, quirks).
@@ -14,9 +15,9 @@ known_arch "$ARCH"
 need_data "$DATA_DIR"
 UPDATE_FREQ=$(update_freq 512 4 "$GPUS")
 CKPT_DIR=${CKPT_DIR:-$HERE/checkpoints/roberta/$ARCH}
-mkdir -p "$HERE/logs"
 
-exec "$PYTHON" -m fairseq_cli.train --user-dir "$HERE/fairseq_plugin" "$DATA_DIR" \
+logged "$HERE/logs/$ARCH.log" "$PYTHON" -m fairseq_cli.train \
+    --user-dir "$HERE/fairseq_plugin" "$DATA_DIR" \
     --save-dir "$CKPT_DIR" \
     --distributed-world-size "$GPUS" \
     --task masked_lm --criterion masked_lm \
@@ -28,4 +29,4 @@ exec "$PYTHON" -m fairseq_cli.train --user-dir "$HERE/fairseq_plugin" "$DATA_DIR
     --ddp-backend legacy_ddp --find-unused-parameters \
     --save-interval-updates 1000 \
     --max-update 50000 --log-format simple --log-interval 1 \
-    "$@" > >(copy_to "$HERE/logs/$ARCH.log") 2>&1
+    "$@"

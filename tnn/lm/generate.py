@@ -8,26 +8,29 @@ window and etsc are recurrences (network/recurrence.py); full computes everythin
 token: the reference. Prints prompt and continuation, and tokens per second on the error output.
 """
 
-import argparse
-import logging
+import os
 import sys
 import time
-import warnings
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from harness.endings import bad_input, orderly_exit
+from harness import flags
+from harness.endings import BadInput, bad_input, orderly_exit
+
+if TYPE_CHECKING:
+    from fairseq.data import Dictionary
 
 MEMORY = ("window", "etsc", "full")
-PLUGIN = Path(__file__).resolve().parents[1] / "fairseq_plugin"
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    p.add_argument("checkpoint")
+def parse_args(argv: list[str] | None = None) -> Namespace:
+    p = flags.parser("Continues a text with a trained autoregressive TNN")
+    p.add_argument("checkpoint", help="checkpoint of fairseq-train")
     p.add_argument("--data", required=True, help="folder with the dictionary")
     p.add_argument("--prompt", default="", help="text with --bpe, else tokens")
     p.add_argument("--bpe", metavar="FOLDER", help="encoder.json and vocab.bpe of GPT-2")
@@ -36,8 +39,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                    help="what is kept of the text so far")
     p.add_argument("--temperature", type=float, default=1.0, help="0: always the most likely token")
     p.add_argument("--seed", type=int, default=1, help="same seed, same text")
-    p.add_argument("--outf", help="text file to write as well, UTF-8")
-    return p.parse_args(argv)
+    p.add_argument("--outf", metavar="FILE", help="text file to write as well, UTF-8")
+    args = flags.parse(p, argv)
+    flags.check(p, args, not_negative=("tokens",))
+    if args.temperature and not args.temperature >= 1e-3:  # less overflows
+        p.error(f"--temperature must be 0 or at least 1e-3, not {args.temperature}")
+    return args
 
 
 if __name__ == "__main__":
@@ -46,6 +53,8 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
+from harness import files
+from tnn.lm.checkpoint import DECODER, load
 from tnn.network.recurrence import MEMORIES
 
 
@@ -99,58 +108,67 @@ def generate(model, tokens: Tensor, count: int, choose, memory: str = "window") 
     return tokens
 
 
-def load(checkpoint: str, data: str):
-    """The model and the dictionary. Raises ValueError for a checkpoint that is no TNN."""
-    from fairseq import checkpoint_utils, utils
-    from fairseq.models import MODEL_REGISTRY
-
-    utils.import_user_module(argparse.Namespace(user_dir=str(PLUGIN)))
-    models, _, task = checkpoint_utils.load_model_ensemble_and_task(
-        [checkpoint], arg_overrides={"data": data})
-    if not isinstance(models[0], MODEL_REGISTRY["tnn_v2_lm"]):
-        raise ValueError(f"{checkpoint} holds no autoregressive TNN")
-    return DecoderLM(models[0].eval()), task.source_dictionary
-
-
-def codec(folder: str | None):
+def codec(folder: str | None) -> tuple[Callable[[str], list[str]], Callable[[list[str]], str]]:
     """(text -> tokens as words, words -> text) by GPT-2's byte pairs; without folder, words stay.
-    Raises ValueError if its files are missing."""
+    Raises BadInput if its files are missing or damaged."""
     if folder is None:
         return str.split, " ".join
-    files = [str(Path(folder) / name) for name in ("encoder.json", "vocab.bpe")]
-    for name in files:
+    names = [str(Path(folder) / name) for name in ("encoder.json", "vocab.bpe")]
+    for name in names:
         if not Path(name).is_file():
-            raise ValueError(f"no file {name}: ./getdata.sh gpt2-bpe")
+            raise BadInput(f"no file {name}: ./getdata.sh gpt2-bpe")
     from fairseq.data.encoders.gpt2_bpe_utils import get_encoder
 
-    bpe = get_encoder(*files)
+    with bad_input(f"--bpe {folder}: "):
+        bpe = get_encoder(*names)
     return (lambda text: [str(number) for number in bpe.encode(text)],
             lambda words: bpe.decode([int(word) for word in words if word.isdigit()]))
 
 
-def main() -> None:
-    args = parse_args()
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")  # fairseq warns of its own old calls
+def check_outf(path: Path) -> None:
+    """Raises BadInput unless a file can be written there: better now than after the work."""
+    if path.exists() and not path.is_file():
+        raise BadInput(f"--outf {path} is not a file: give another name")
+    if not path.parent.is_dir():
+        raise BadInput(f"--outf {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise BadInput(f"--outf {path}: the folder {path.parent} is read-only")
+
+
+def prompt_ids(dictionary: "Dictionary", words: list[str]) -> list[int]:
+    """The end of a line, which every text begins behind, and the ids of the prompt's words."""
+    missing = [word for word in words if word not in dictionary]
+    if missing:
+        print(f"--prompt: {', '.join(missing)} read as {dictionary.unk_word}", file=sys.stderr)
+    return [dictionary.eos(), *map(dictionary.index, words)]
+
+
+def text_of(dictionary: "Dictionary", ids: list[int], decode: Callable[[list[str]], str]) -> str:
+    """dictionary.string would leave out the ends of lines."""
+    lines = " ".join("\n" if i == dictionary.eos() else dictionary[i] for i in ids).split("\n")
+    return "\n".join(decode(line.split()) for line in lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
     with orderly_exit("generate.py"):
-        with bad_input():
-            for path in (args.checkpoint, f"{args.data}/dict.txt"):
-                if not Path(path).is_file():
-                    raise FileNotFoundError(f"there is no file {path}")
-            encode, decode = codec(args.bpe)
-            model, dictionary = load(args.checkpoint, args.data)
-        ids = [dictionary.eos(), *(dictionary.index(word) for word in encode(args.prompt))]
+        if args.outf:
+            check_outf(Path(args.outf))
+        encode, decode = codec(args.bpe)
+        model, task = load(args.checkpoint, args.data, DECODER)
+        with bad_input(f"{args.checkpoint}: "):
+            decoder = DecoderLM(model)
+        dictionary = task.source_dictionary
+        ids = prompt_ids(dictionary, encode(args.prompt))
         start = time.perf_counter()
-        out = generate(model, torch.tensor([ids]), args.tokens,
-                       sampler(args.temperature, args.seed), args.memory)
+        with bad_input(f"--memory {args.memory}: "):  # not every model knows every memory
+            out = generate(decoder, torch.tensor([ids]), args.tokens,
+                           sampler(args.temperature, args.seed), args.memory)
         seconds = time.perf_counter() - start
-        # dictionary.string would leave out the ends of lines
-        lines = " ".join("\n" if i == dictionary.eos() else dictionary[i]
-                         for i in out[0, 1:].tolist())
-        text = "\n".join(decode(line.split()) for line in lines.split("\n"))
+        text = text_of(dictionary, out[0, 1:].tolist(), decode)
         print(text)
         if args.outf:
-            Path(args.outf).write_text(f"{text}\n", encoding="utf-8")
+            files.replace(args.outf, lambda file: file.write(f"{text}\n".encode()))
         print(f"{args.tokens / seconds:.1f} tokens/s", file=sys.stderr)
 
 

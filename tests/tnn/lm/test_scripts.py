@@ -6,14 +6,13 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 pytest.importorskip("fairseq", reason="fairseq is not installed, see README: Installing")
 
-ROOT = Path(__file__).resolve().parents[3]
-FORK = ROOT / "tests/golden/cases/tnn_lm/cli"
+from tests.tnn.lm.conftest import FORK, ROOT
 
 
 def run(script, *arguments, **environment):
@@ -28,6 +27,8 @@ def run(script, *arguments, **environment):
     (("train_blm.sh",), "usage: bash train_blm.sh GPUS ARCH DATA_DIR"),
     (("train_alm.sh", "many", "tnn_v2_decay_99_pre", "x"), "GPUS is a positive number"),
     (("length_extrapolation.sh", "tnn_v2_decay_99_pre", "long"), "LENGTH is a positive number"),
+    (("length_extrapolation.sh", "tnn_v2_decay_99_pre", "9" * 20), "LENGTH is a positive number"),
+    (("length_extrapolation.sh", "tnn_v2_decay_99_pre", "064"), "LENGTH is a positive number"),
     (("length_extrapolation.sh", "tnn_v2_decay_99_pre", "512"), "bash tnn/prepare_lm_data.sh"),
     (("script_glue.sh", "WNLI", "x", "y"), "TASK is one of MNLI"),
     (("script_glue.sh", "RTE", "x", "y"), "python tnn/lm/prepare_glue.py RTE"),
@@ -98,6 +99,74 @@ def test_sigterm_reaches_python_whose_exit_code_is_the_scripts(call, tmp_path):
         script.send_signal(signal.SIGTERM)
         rest = script.stdout.read()
     assert (script.returncode, rest) == (7, "last line\n")
+
+
+def sourced(code, *words):
+    """A line of shell that uses what the scripts share."""
+    return ["bash", "-c", f"source {ROOT}/tnn/environment.sh; {code}", "-", *map(str, words)]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP],
+                         ids=lambda signum: signum.name)
+def test_a_signal_in_the_midst_of_a_smoke_run_reaches_the_command(signum):
+    """The script goes on after it, so it cannot be the command's process; it ends as that does."""
+    waits = "trap 'echo last line; exit 7' TERM; echo begun; sleep 100 & wait"
+    with subprocess.Popen(sourced('handing_on bash -c "$1"; echo on', waits), text=True,
+                          stdout=subprocess.PIPE) as script:
+        assert script.stdout.readline() == "begun\n"
+        script.send_signal(signum)
+        rest = script.stdout.readline(), script.wait()
+    assert rest == ("last line\n", 7)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_command_in_the_midst_of_a_smoke_run_ends_it_where_it_fails(code):
+    done = subprocess.run(sourced("handing_on bash -c \"exit $1\"; echo on", code), text=True,
+                          capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (code, "" if code else "on\n")
+
+
+def test_a_smoke_run_does_not_clear_the_folder_of_one_that_runs(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoint_best.pt").touch()
+    with FileLock(tmp_path / ".lock"):
+        done = subprocess.run(sourced('fresh "$1"', tmp_path), text=True, capture_output=True,
+                              check=False)
+        assert done.returncode == 2
+        assert done.stderr == (f"tnn: {tmp_path}: another smoke run is writing there; wait for its "
+                               "end\n")
+        assert len(list(tmp_path.iterdir())) == 3
+    subprocess.run(sourced('fresh "$1"', tmp_path), check=True)
+    assert {path.name for path in tmp_path.iterdir()} <= {".lock"}
+
+
+@pytest.mark.parametrize("script", ["script_alm.sh", "script_blm.sh"])
+def test_a_smoke_run_of_no_architecture_deletes_nothing(script, tmp_path):
+    """Its folder is named after the architecture."""
+    (tmp_path / "mine").touch()
+    name = os.path.relpath(tmp_path, ROOT / "tnn/checkpoints/smoke")
+    done = run(script, SMOKE="1", ARCH=name)
+    assert done.returncode == 2
+    assert f"no architecture '{name}'" in done.stderr
+    assert (tmp_path / "mine").is_file()
+
+
+@pytest.mark.parametrize("call", [
+    ("train_alm.sh", "1", "tnn_v2_decay_99_pre", "DATA"),
+    pytest.param(("train_blm.sh", "1", "roberta_tnn_v2_decay_99", "DATA"), marks=pytest.mark.slow),
+    pytest.param(("script_glue.sh", "RTE", "DATA", "DATA/dict.txt"), marks=pytest.mark.slow),
+], ids=lambda call: call[0])
+def test_a_second_run_in_one_ckpt_dir_is_refused(call, tmp_path):
+    (tmp_path / "input0").mkdir()
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("dict.txt", "train.idx", "input0/dict.txt"):
+        (tmp_path / name).write_text("")
+    words = [word.replace("DATA", str(tmp_path)) for word in call[1:]]
+    with FileLock(tmp_path / "checkpoints/.lock"):
+        done = run(call[0], *words, CKPT_DIR=str(tmp_path / "checkpoints"))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == (f"train.py: --save-dir {tmp_path}/checkpoints: another run is writing "
+                           "there; wait for its end or give another --save-dir\n")
 
 
 def test_fork_checkpoint_by_the_script():
