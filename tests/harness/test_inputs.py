@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from harness import machine
 from harness.endings import BadInput
 from harness.inputs import digest_of, load_in_turn, refuse_together
 
@@ -93,10 +94,18 @@ class InTurn:
         self.order.append("the others'")
 
 
-def test_one_process_prepares_for_all():
+def test_one_process_prepares_for_all(monkeypatch):
     order = []
+    monkeypatch.setattr(machine, "gather", lambda _, text: [text, ""])
     load_in_turn(InTurn(order), lambda: order.append("load"), "--data x")
     assert order == ["my turn", "load", "the others'"]
+
+
+def test_what_another_process_could_not_load_is_bad_input_here(monkeypatch):
+    """On another machine, for instance, the data are not there."""
+    monkeypatch.setattr(machine, "gather", lambda _, text: [text, "--data x: no train.txt"])
+    with pytest.raises(BadInput, match=r"^--data x: no train\.txt$"):
+        load_in_turn(InTurn([]), lambda: 1, "--data x")
 
 
 # ---------------------------------------------------------------------------- while training

@@ -111,6 +111,13 @@ def test_both_are_refused_by_a_run_that_is_there(server, tmp_path):
         holder.wait()
 
 
+def test_data_that_are_not_there_stop_both(server, tmp_path):
+    """The first process finds it out; the other does not wait for it for ever."""
+    done = ended(start(server, tmp_path, "--text", "none.txt"))
+    assert [each.code for each in done] == [2, 2], [each.err for each in done]
+    assert "toy.py: --text none.txt: " in done[0].line
+
+
 def test_another_number_of_processes_is_refused(server, unbroken, tmp_path):
     """In one line, by one process that would go on."""
     for name in ("m.pt", "m.pt.state"):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from harness import flags, keeper, machine
-from harness.inputs import digest_of
+from harness.inputs import digest_of, load_in_turn
 from harness.keeper import Keeper
 
 UPDATES = 5  # of an epoch
@@ -52,7 +52,10 @@ class Run:
         self.progress = Progress()
         self.hidden = torch.zeros(machine.share(self.fabric, ROWS).stop, 3)
         self.order = np.random.RandomState(args.seed)
-        self.inputs = {Path(args.text).name: digest_of(args.text)} if args.text else {}
+        self.inputs = {}
+        if args.text:
+            self.inputs[Path(args.text).name] = load_in_turn(
+                self.fabric, lambda: digest_of(args.text), f"--text {args.text}")
         machine.own_stream(self.fabric, args.seed)
 
     def state(self) -> dict:

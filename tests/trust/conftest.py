@@ -69,16 +69,6 @@ def pytest_sessionfinish(session):
         write_report(Path(path), TALLY, OUTCOME, time.monotonic() - BEGAN)
 
 
-@pytest.fixture
-def asks(request):
-    """asks(script, what): a test that a script is known to fail must fail, until it is mended."""
-    def ask(script, what):
-        if what in script.lacks:
-            reason = f"{script.name}: no {what}"
-            request.node.add_marker(pytest.mark.xfail(reason=reason, strict=True))
-    return ask
-
-
 @pytest.fixture(params=SCRIPTS.values(), ids=SCRIPTS)
 def script(request):
     """Every script that trains."""

@@ -41,7 +41,6 @@ class Script:
     several: bool = True             # --devices
     paths: str = "--data {data} --save {save} --log-dir {logs}"
     closing: int = 2                 # lines that end every run
-    lacks: tuple[str, ...] = ()      # what is asked of all and it does not do (yet)
 
     def argv(self, folder: Path, data: Path, *more) -> list[str]:
         paths = self.paths.format(data=data / self.data, save=folder / self.save,

@@ -75,9 +75,8 @@ def test_checkpoints(place, given, cut, flipped):
         place.count("damage", f"{kind} of checkpoints refused", len(damaged))
 
 
-def test_the_state_before_it_is_used(place, script, asks):
+def test_the_state_before_it_is_used(place, script):
     """The run ends as if nothing had been damaged."""
-    asks(script, "previous state")
     rng, expected = place.random("previous", script.name), place.unbroken(script)
     folder = place.folder(script)
     place.run(script, folder, "--max-steps", rng.randrange(6, expected.updates))

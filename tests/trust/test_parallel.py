@@ -15,7 +15,7 @@ from tests.trust.scripts import SCRIPTS
 
 STEPS = 20
 SEVERAL = {name: script for name, script in SCRIPTS.items()
-           if script.several and "two processes" not in script.lacks}
+           if script.several}
 # Columns (or images, or sentences) that two and four cannot share evenly, where that is allowed.
 UNEVEN = {name: "--batch_size 7" for name in SEVERAL}
 UNEVEN |= dict.fromkeys(("sparse-main", "sparse-finetune"), "--batch_size 8")

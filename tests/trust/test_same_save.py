@@ -16,8 +16,7 @@ def checkpoints(folder) -> dict:
     return {path: path.read_bytes() for path in folder.rglob("*.pt*") if path.is_file()}
 
 
-def test_the_second_refuses(place, script, asks):
-    asks(script, "lock")
+def test_the_second_refuses(place, script):
     expected = place.unbroken(script)
     flag = re.search(r"(\S+) \{save\}", script.paths)[1]
     folder = place.folder(script)
