@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -93,8 +94,9 @@ class Corpus:
     def _tokenise(self, texts: dict[str, Path], folder: Path) -> Path:
         """Writes the arrays to a temporary folder, renames it to `folder`; returns their place."""
         shutil.rmtree(folder, ignore_errors=True)  # a damaged cache
-        parent = _writable(folder.parent)
-        work = Path(tempfile.mkdtemp(prefix="part-", dir=parent))
+        parent = _writable(folder.parent, folder.name)
+        work = parent / f"part-{os.getpid()}-{secrets.token_hex(4)}"
+        work.mkdir()  # as open to others as the user's umask has it; mkdtemp's is for one alone
         target = parent / folder.name
         try:
             self._write(texts, work)
@@ -117,17 +119,19 @@ class Corpus:
         (work / "meta.json").write_text(json.dumps({"rules": RULES, "sha256": files}))
 
 
-def _writable(parent: Path) -> Path:
-    """`parent`, or a temporary folder if the data folder is read-only (said on stderr)."""
+def _writable(parent: Path, name: str) -> Path:
+    """`parent`, or a temporary folder if the data folder is read-only, or `name` in it is another
+    user's who lets nobody read it (said on stderr)."""
     try:
         parent.mkdir(exist_ok=True)
-        if os.access(parent, os.W_OK):
+        if os.access(parent, os.W_OK) and not os.path.lexists(parent / name):
             return parent
     except OSError:
         pass
     temporary = Path(tempfile.mkdtemp(prefix="corpus-"))
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    print(f"{parent.parent} is read-only: tokenised copy in {temporary}", file=sys.stderr)
+    print(f"{parent.parent} cannot be written by this user: tokenised copy in {temporary}",
+          file=sys.stderr)
     return temporary
 
 
@@ -179,6 +183,9 @@ def _intact(folder: Path) -> bool:
         print(f"damaged cache {folder}: tokenising again", file=sys.stderr)
     except FileNotFoundError:
         pass
+    except PermissionError:
+        print(f"the cache {folder} is not readable by this user: tokenising again",
+              file=sys.stderr)
     except (OSError, ValueError, KeyError, TypeError):
         print(f"damaged cache {folder}: tokenising again", file=sys.stderr)
     return False

@@ -4,17 +4,15 @@ The ids are cached beside the texts, in one .npz file named after the texts' SHA
 text is never confused with its former self. The archive's CRCs tell of damage.
 """
 
-import contextlib
 import hashlib
-import os
-import sys
-import zipfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from harness.cache import read_arrays, write_arrays
 
 SPLITS = ("train", "valid", "test")
 EOS = "<eos>"
@@ -44,11 +42,11 @@ class Corpus:
         self.digests = {files[split].name: _sha256(files[split]) for split in SPLITS}
         key = hashlib.sha256(b"".join(map(bytes.fromhex, self.digests.values()))).hexdigest()[:16]
         cache = files["train"].parent / f".trellisnet-{unit}-{RULES}-{key}.npz"
-        arrays = _read_cache(cache)
+        arrays = read_arrays(cache, (*SPLITS, "words"))
         self.cached = arrays is not None
         if arrays is None:
             arrays = _tokenise(files, tokenise, between)
-            _write_cache(cache, arrays)
+            write_arrays(cache, arrays)
         self.words: list[str] = arrays["words"].tobytes().decode().split("\n")
         self.train, self.valid, self.test = (torch.from_numpy(arrays[split]) for split in SPLITS)
 
@@ -99,33 +97,3 @@ def _tokenise(files: dict[str, Path], tokenise: Tokeniser, between: tuple[str, .
                 index.setdefault(token, len(index))
     arrays["words"] = np.frombuffer("\n".join(index).encode(), np.uint8)
     return arrays
-
-
-def _read_cache(path: Path) -> dict | None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:  # np.load does not compare all of an array's bytes
-                raise ValueError("a CRC does not match")
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in (*SPLITS, "words")}
-    except FileNotFoundError:
-        return None
-    except Exception:  # whatever a damaged archive makes zipfile or numpy raise
-        print(f"damaged cache {path}: tokenising again", file=sys.stderr)
-        return None
-
-
-def _write_cache(path: Path, arrays: dict) -> None:
-    """A read-only data folder means no cache, nothing worse."""
-    part = Path(f"{path}.{os.getpid()}.part")
-    try:
-        part.unlink(missing_ok=True)
-        with part.open("xb") as file:
-            np.savez(file, **arrays)
-        part.replace(path)
-    except OSError as error:
-        print(f"no cache of the tokenised text ({error}): the next start tokenises again",
-              file=sys.stderr)
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)

@@ -236,7 +236,7 @@ def test_read_only_folder(folder, monkeypatch, capsys):
         corpus = Corpus(folder)
     finally:
         folder.chmod(0o755)
-    assert "read-only: tokenised copy in" in capsys.readouterr().err
+    assert "cannot be written by this user: tokenised copy in" in capsys.readouterr().err
     assert tokens(corpus, "valid") == ["a", "cat", "<eos>"]
 
 

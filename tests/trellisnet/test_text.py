@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 
+from harness import files
 from trellisnet import text
 from trellisnet.char_PTB.data import Characters, find_texts
 from trellisnet.text import SPLITS, word_corpus
@@ -217,8 +218,8 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch, capsys):
     def read_only(*_, **__):
         raise PermissionError(13, "Permission denied")
     with monkeypatch.context() as patch:
-        patch.setattr(text.np, "savez", read_only)
+        patch.setattr(files.os, "open", read_only)
         corpus = words(tmp_path)
-    assert "no cache of the tokenised text" in capsys.readouterr().err
+    assert "no cache of the data" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["test.txt", "train.txt", "valid.txt"]
     assert same(corpus, words(tmp_path))

@@ -8,11 +8,9 @@ option that matters, so a changed file or flag is never confused with its former
 format's checksums guard the cache.
 """
 
-import contextlib
 import hashlib
 import itertools
 import json
-import os
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -24,9 +22,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from harness.cache import read_arrays, write_arrays
 from tnn.inputs import digest
 from tnn.lra.tasks import TASKS
-from tnn.lra.tasks.task import Task, note
+from tnn.lra.tasks.task import Task
 
 SPLITS = ("train", "val", "test")
 SPECIALS = ("<pad>", "<unk>", "<eos>")
@@ -161,10 +160,10 @@ def text_task(task: str, folder: Path, files: list[Path],
     options = [CACHE_FORMAT, task, l_max, min_freq, args.tsv_quoting, args.level]
     inputs = {str(path.relative_to(folder)): digest(path) for path in files}
     cache = cache_path(folder, task, inputs, options)
-    arrays = read_cache(cache)
+    arrays = read_arrays(cache)
     if arrays is None:
         arrays = encode_all(rows, tokenise, l_max, min_freq)
-        write_cache(cache, arrays)
+        write_arrays(cache, arrays)
     parts = [Texts(*(arrays[f"{name}{i}"] for name in ("ids", "starts", "labels")))
              for i in range(len(rows))]
     val = parts[-2] if len(rows) == len(SPLITS) else parts[-1]
@@ -205,29 +204,3 @@ def cache_path(folder: Path, task: str, inputs: dict[str, str], options: list) -
         path = folder / name
         key.update(f"{path.parent.name}/{path.name}".encode() + bytes.fromhex(content))
     return folder / f".tnn-lra-{task}-{key.hexdigest()[:16]}.npz"
-
-
-def read_cache(path: Path) -> dict[str, np.ndarray] | None:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        return None
-    except Exception:  # whatever a damaged archive makes numpy raise
-        note(f"damaged cache {path}: reading the texts again")
-        return None
-
-
-def write_cache(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """A read-only data folder means no cache, nothing worse."""
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        note(f"no cache of the texts ({error}): the next start reads them again")
