@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 
 ZIP_START = b"PK\x03\x04"
+FOLDER = 0x10  # an attribute that no CRC covers; torch.load reads nothing then, and says nothing
 
 
 def previous(path: str | Path) -> Path:
@@ -156,6 +157,8 @@ def _check(file) -> None:
         with zipfile.ZipFile(file) as archive:
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"the CRC of its part {damaged} does not match")
+            if any(part.external_attr & FOLDER for part in archive.infolist()):
+                raise ValueError("a part of it is marked as a folder")
     elif zipfile.is_zipfile(file):  # torch.load would take it for something else
         raise ValueError("its beginning is changed")
     else:
