@@ -1,6 +1,5 @@
 """What a run reads: prepared by one process for all, known again by its content."""
 
-import contextlib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,21 +20,27 @@ def load_in_turn(fabric: Fabric | None, load: Callable[[], Loaded], what: str,
     what, hint: before and after the message of BadInput, raised in all processes alike if load
     raises FileNotFoundError (with the hint) or ValueError in one of them.
     """
-    several = fabric if fabric is not None and fabric.world_size > 1 else None
-    loaded: list[Loaded] = []
-    problem: Exception | None = None
-    text = ""
-    with several.rank_zero_first() if several else contextlib.nullcontext():
-        try:
-            loaded.append(load())
-        except (FileNotFoundError, NotADirectoryError) as error:
-            problem, text = error, f"{what}: {error}{f'; {hint}' if hint else ''}"
-        except ValueError as error:
-            problem, text = error, f"{what}: {error}"
-    for found in machine.gather(several, text) if several else [text]:
-        if found:
-            raise BadInput(found) from problem
-    return loaded[0]
+    if fabric is None or fabric.world_size == 1:
+        return _load(load, what, hint)
+    problem = None
+    with machine.together(fabric):
+        with fabric.rank_zero_first():  # an error would leave the others waiting in there
+            try:
+                loaded = _load(load, what, hint)
+            except BadInput as error:
+                problem = error
+        if problem:
+            raise problem
+    return loaded
+
+
+def _load(load: Callable[[], Loaded], what: str, hint: str) -> Loaded:
+    try:
+        return load()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise BadInput(f"{what}: {error}{f'; {hint}' if hint else ''}") from error
+    except ValueError as error:
+        raise BadInput(f"{what}: {error}") from error
 
 
 def digest_of(path: Path | str) -> str:

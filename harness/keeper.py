@@ -173,10 +173,11 @@ class Keeper:
         state, first = self.found, self.fabric.is_global_zero
         if state:
             self._restore(run, state)
-        if self.writes and first:
-            for old, new in [] if state else self.places.set_aside(self.tunes):
-                self.say(f"{old} is of an earlier run: kept as {new}")
-            self._open_curves(state)
+        with machine.together(self.fabric):
+            if self.writes and first:
+                for old, new in [] if state else self.places.set_aside(self.tunes):
+                    self.say(f"{old} is of an earlier run: kept as {new}")
+                self._open_curves(state)
         if state:
             self.say(f"Resuming at epoch {run.progress.epoch}, update {run.progress.step}")
             machine.set_random_states(self._part(state)["random"], self.fabric)

@@ -6,7 +6,8 @@ import os
 import random
 import sys
 from argparse import Namespace
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -145,6 +146,19 @@ def gather(fabric: Fabric, value) -> list:
     found: list = [None] * fabric.world_size
     dist.all_gather_object(found, value)
     return found
+
+
+@contextmanager
+def together(fabric: Fabric) -> Iterator[None]:
+    """Raises BadInput in all processes alike, if one of them did in the block."""
+    problem = None
+    try:
+        yield
+    except BadInput as error:
+        problem = error
+    for text in gather(fabric, str(problem or "")):
+        if text:
+            raise BadInput(text) from problem
 
 
 def mean(fabric: Fabric, value: Tensor) -> float:
