@@ -1,9 +1,10 @@
-"""A server that forks runs of the toy script, see tests/trust/forked.py."""
+"""Runs of the toy script: in this process, or forked by a server (see tests/trust/forked.py)."""
 
 import sys
 
 import pytest
 
+from tests.harness import toy
 from tests.trust import faults
 from tests.trust.forked import Server
 
@@ -19,3 +20,20 @@ def server(faults_library):
         pytest.skip("forks processes that use torch")
     with Server(["tests.harness.toy", "tests.harness.writes"], faults_library) as found:
         yield found
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder of its own to run in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def unbroken(tmp_path_factory):
+    """The folder of a run that nothing happens to."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        toy.main([])
+    return folder

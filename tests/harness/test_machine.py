@@ -166,6 +166,18 @@ def test_sums_of_one_process(fabric):
     assert machine.gather(fabric, {"x": 1}) == [{"x": 1}]
 
 
+def test_bad_input_of_one_process_is_that_of_all(monkeypatch, fabric):
+    with machine.together(fabric):
+        pass
+    with pytest.raises(BadInput, match="mine"), machine.together(fabric):
+        raise BadInput("mine")
+    with pytest.raises(KeyError), machine.together(fabric):
+        raise KeyError("a fault")
+    monkeypatch.setattr(machine, "gather", lambda _, text: [text, "another's"])
+    with pytest.raises(BadInput, match="another's"), machine.together(fabric):
+        pass
+
+
 # ------------------------------------------------------------------------------- gradients
 def scaled(scaler=None):
     return SimpleNamespace(strategy=SimpleNamespace(precision=SimpleNamespace(scaler=scaler)))

@@ -118,6 +118,14 @@ def test_data_that_are_not_there_stop_both(server, tmp_path):
     assert "toy.py: --text none.txt: " in done[0].line
 
 
+def test_curves_that_cannot_be_drawn_stop_both(server, tmp_path):
+    """Only the first process draws."""
+    (tmp_path / "file").touch()
+    done = ended(start(server, tmp_path, "--log-dir", "file"))
+    assert [each.code for each in done] == [2, 2], [each.err for each in done]
+    assert all(each.line.startswith("toy.py: --log-dir file: ") for each in done)
+
+
 def test_another_number_of_processes_is_refused(server, unbroken, tmp_path):
     """In one line, by one process that would go on."""
     for name in ("m.pt", "m.pt.state"):

@@ -82,10 +82,17 @@ def test_no_flipped_bit_changes_a_value(tmp_path, part):
     assert refused > FLIPS / 4 * 0.3  # the others are in the padding between its parts
 
 
-def test_every_bit_of_the_ends(tmp_path):
-    """The first bytes say what kind of file it is, the last where the parts are."""
+def test_every_bit_that_says_where_a_tensor_is(tmp_path):
+    """Of its entry in the archive's directory (the attributes of a folder are in there), of its
+    header, of the directory's end and of the first bytes, which say what kind of file it is."""
     content, path = saved(CONTENT), tmp_path / "damaged.pt"
-    for place in [*range(8 * 4), *range(8 * (len(content) - 22), 8 * len(content))]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        part, = (each for each in archive.infolist() if each.filename.endswith("data/1"))
+    name = part.filename.encode()
+    bytes_ = {*range(4), *range(len(content) - 22, len(content)),
+              *range(part.header_offset, part.header_offset + 30 + len(name)),
+              *range(content.rindex(name) - 46, content.rindex(name) + len(name))}
+    for place in [8 * byte + bit for byte in sorted(bytes_) for bit in range(8)]:
         flipped = bytearray(content)
         flipped[place // 8] ^= 1 << place % 8
         path.write_bytes(flipped)

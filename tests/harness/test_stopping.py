@@ -12,32 +12,13 @@ import torch
 
 from harness import curves, files
 from tests.harness import toy
+from tests.harness.keeping import assert_same_run
 from tests.harness.same import same
 from tests.trust.forked import ROOT
 
 TOY = "tests.harness.toy"
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 EQUAL = ("model", "optimizer", "processes", "progress", "best")
-
-
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def unbroken(server, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("unbroken")
-    assert server.run(TOY, [], folder).code == 0
-    return folder
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    ours, theirs = (files.read(folder / "m.pt.state") for folder in (one, other))
-    assert all(same(ours[key], theirs[key]) for key in EQUAL)
-    ours, theirs = ((folder / "logs/m.pt/metrics.csv").read_text() for folder in (one, other))
-    assert ours == theirs
 
 
 # --------------------------------------------------------------------------------- signals
@@ -170,7 +151,7 @@ def test_the_lock_and_the_handlers_go_with_a_fault(here, monkeypatch, error):
 def test_a_full_disk_is_one_line(server, unbroken, tmp_path, save):
     done = server.run(TOY, [], tmp_path, refuse={"save": save, "errno": errno.ENOSPC})
     assert done.code == 1
-    name = ["m.pt", "m.pt.state", "m.pt.state"][save]
+    name = ["m.pt", "m.pt.state", "m.pt"][save]
     assert done.complaints == [f"toy.py: [Errno 28] No space left on device: '{name}'"]
     resume = ["--resume"] if (tmp_path / "m.pt.state").exists() else []
     assert server.run(TOY, resume, tmp_path).code == 0
