@@ -3,14 +3,19 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 
 pytest.importorskip("fairseq", reason="fairseq is not installed, see README: Installing")
+
+from fairseq.data.indexed_dataset import MMapIndexedDatasetBuilder
 
 from tests.tnn.lm.conftest import FORK, ROOT
 
@@ -175,6 +180,24 @@ def test_fork_checkpoint_by_the_script():
                DATA_DIR=str(FORK / "data-bin"), CHECKPOINT=str(FORK / "alm_fork_checkpoint.pt"))
     assert done.returncode == 0, done.stderr
     assert "Perplexity: 61.42" in done.stderr + done.stdout
+
+
+@pytest.mark.slow
+def test_a_length_extrapolation_whose_memory_is_refused_is_one_line(tmp_path):
+    """50 million tokens at once: the embeddings alone are 12.8 GB, more than the limit of 12."""
+    shutil.copy(FORK / "data-bin/dict.txt", tmp_path)
+    builder = MMapIndexedDatasetBuilder(f"{tmp_path}/test.bin", dtype=np.uint16)
+    builder.add_item(torch.full((50_000_000,), 5))
+    builder.finalize(f"{tmp_path}/test.idx")
+    command = f"ulimit -v 12000000; exec bash {ROOT}/tnn/length_extrapolation.sh x 50000000 --cpu"
+    done = subprocess.run(
+        ["bash", "-c", f"{command} --num-workers 0"], capture_output=True, text=True, check=False,
+        env=os.environ | {"DATA_DIR": str(tmp_path), "OMP_NUM_THREADS": "1",
+                          "CHECKPOINT": str(FORK / "alm_fork_checkpoint.pt")})
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr  # what precedes the line is fairseq's log
+    assert done.stderr.splitlines()[-1].startswith(
+        "eval_lm.py: these sizes need more memory than there is")
 
 
 @pytest.mark.slow
