@@ -73,8 +73,7 @@ class Questions(NamedTuple):
 def questions(split: Table, task: str) -> Questions:
     """All rows; where columns are missing, their texts are empty. Raises BadInput for another
     header than the task's."""
-    names = COLUMNS[task][0] if task != "CoLA" else ("sentence",)
-    index, *inputs = places(split, ("id" if task == "QQP" else "index", *names))
+    index, *inputs = places(split, ("id" if task == "QQP" else "index", *COLUMNS[task][0]))
     width = len(split.lines[0].split("\t"))
     cells = [line.split("\t") for line in split.lines[1:]]
     short = sum(len(row) < width for row in cells)

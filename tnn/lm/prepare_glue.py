@@ -29,15 +29,16 @@ from harness.endings import BadInput, bad_input, orderly_exit
 from tnn.lm.prepare_text import put_in_place
 
 TNN = Path(__file__).resolve().parents[1]
-# inputs and label, by name or (CoLA's training data has no header) number of the column
+# inputs and label
 COLUMNS = {
-    "CoLA": ((3,), 1), "SST-2": (("sentence",), "label"),
+    "CoLA": (("sentence",), "label"), "SST-2": (("sentence",), "label"),
     "MRPC": (("#1 String", "#2 String"), "Quality"),
     "STS-B": (("sentence1", "sentence2"), "score"),
     "QQP": (("question1", "question2"), "is_duplicate"),
     "MNLI": (("sentence1", "sentence2"), "gold_label"),
     "QNLI": (("question", "sentence"), "label"), "RTE": (("sentence1", "sentence2"), "label"),
 }
+HEADLESS = {"CoLA": ([3], 1)}  # its columns by number: with labels it has no header
 ARCHIVES = {"QQP": "QQP-clean.zip", "QNLI": "QNLIv2.zip"}
 # A label of the others is 0 or 1; STS-B's is a number from 0 to 5.
 LABELS = {
@@ -101,13 +102,17 @@ class Rows:
 
 
 def rows(split: Table, task: str) -> Rows:
-    """The rows of a split with labels. Raises BadInput for another header than the task's, for a
+    """The rows of a split with labels. Raises BadInput for other columns than the task's, for a
     label that is none of its labels, and if no row is left."""
-    (inputs, label), first = COLUMNS[task], 1
-    cells = [line.split("\t") for line in split.lines]
+    cells, first = [line.split("\t") for line in split.lines], 1
     width = len(cells[0])
-    if isinstance(label, str):
-        *inputs, label = places(split, (*inputs, label))
+    if task in HEADLESS:
+        inputs, label = HEADLESS[task]
+        if width <= max(*inputs, label):
+            raise BadInput(f"{split.name}, line 1: {width} columns are too few")
+    else:
+        names, label_name = COLUMNS[task]
+        *inputs, label = places(split, (*names, label_name))
         first = 2
     kept = [(number, row) for number, row in enumerate(cells[first - 1:], first)
             if len(row) == width and row[label] != NO_GOLD]

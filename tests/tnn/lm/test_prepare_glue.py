@@ -71,6 +71,7 @@ def test_cola_has_no_header_and_sts_is_scaled():
     ("RTE", [HEAD, "0\ta\tb\tnot_entailment"],
      "dev.tsv, line 2: no row of the training data has the label 'not_entailment'"),
     ("RTE", [HEAD, "0\ta\tb\t"], "dev.tsv, line 2: the label '' is none of"),
+    ("CoLA", ["x"], "dev.tsv, line 1: 1 columns are too few"),
     ("CoLA", ["x\t2\t\ta"], "dev.tsv, line 1: the label '2' is none of 0, 1"),
     ("STS-B", ["sentence1\tsentence2\tscore", "a\tb\tx"],
      "dev.tsv, line 2: the score 'x' is no number from 0 to 5"),
