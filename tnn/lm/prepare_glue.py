@@ -191,10 +191,8 @@ def binarise(texts: dict[str, list[str]], dictionary: Path | None, out: Path) ->
                 vocab_size=len(words), num_workers=1)
 
 
-def prepare(task: str, glue: Path, bpe: Path, dictionary: Path, out: Path) -> None:
-    """Writes the folder `out`, which exists only once it is complete. Raises BadInput."""
-    if not dictionary.is_file():
-        raise BadInput(f"no dictionary {dictionary}: the one that the model was trained with")
+def read_all(task: str, glue: Path) -> dict[str, Rows]:
+    """The splits with labels, by fairseq's names. Raises BadInput."""
     found: dict[str, Rows] = {}
     for split, names in splits(task).items():
         for i, name in enumerate(names):
@@ -203,6 +201,11 @@ def prepare(task: str, glue: Path, bpe: Path, dictionary: Path, out: Path) -> No
             if task != "STS-B":
                 refuse_unseen(kept, set(found["train"].labels), source)
             print(f"{task} {name}: {len(kept.labels)} rows, {kept.dropped} left out")
+    return found
+
+
+def write(task: str, found: dict[str, Rows], bpe: Path, dictionary: Path, out: Path) -> None:
+    """Puts the result into the folder `out`."""
     logging.disable(logging.INFO)  # fairseq's remarks on other tasks' packages
     encode = encoder(bpe)
     for k in range(len(COLUMNS[task][0])):
@@ -231,12 +234,15 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))  # clears up
     with orderly_exit("prepare_glue.py"):
-        out = args.out / f"{args.task}-bin"
+        out, dictionary = args.out / f"{args.task}-bin", args.dict or args.bpe / "dict.txt"
+        if not dictionary.is_file():
+            raise BadInput(f"no dictionary {dictionary}: the one that the model was trained with")
+        found = read_all(args.task, args.glue)
         args.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=args.out, prefix=f".{out.name}.") as folder:
             part = Path(folder) / "data"
             part.mkdir()
-            prepare(args.task, args.glue, args.bpe, args.dict or args.bpe / "dict.txt", part)
+            write(args.task, found, args.bpe, dictionary, part)
             put_in_place(part, out)
         print(f"prepared: {out}")
 

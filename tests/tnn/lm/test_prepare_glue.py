@@ -43,7 +43,6 @@ def refused(tmp_path, complaint):
         before = sorted(tmp_path.rglob("*"))
         line = complaint(prepare_glue.main, [name, "--glue", tmp_path, "--bpe", tmp_path, "--out",
                                              tmp_path / "out"])
-        (tmp_path / "out").rmdir()
         assert sorted(tmp_path.rglob("*")) == before
         return line.removeprefix("prepare_glue.py: ")
     return run
