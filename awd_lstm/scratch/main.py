@@ -235,8 +235,9 @@ def end_of_epoch(run: Run) -> None:
         run.keeper.say("Done!")
         progress.done = True
     progress.epoch, progress.i = progress.epoch + 1, 0
-    run.keeper.save()
+    # The table first: a run killed between the two does this epoch's end, and the table, again.
     write_table(f"{run.args.save}{table_ending(run.args)}", progress.history)
+    run.keeper.save()
 
 
 def stopped_by_max_steps(run: Run) -> None:
