@@ -53,12 +53,12 @@ update_freq() {
     fi
 }
 
-# logged LOG COMMAND ...: ends the script by COMMAND in its place, so that a signal sent to the
-# script reaches Python and the exit code is Python's; what it prints also goes to LOG
+# logged NAME COMMAND ...: ends the script by COMMAND in its place, so that a signal sent to the
+# script reaches Python and the exit code is Python's; what it prints also goes to LOG_DIR/NAME.log
 logged() {
-    local log=$1
+    local log=${LOG_DIR:=$HERE/logs}/$1.log
     shift
-    mkdir -p "$(dirname -- "$log")"
+    mkdir -p "$LOG_DIR"
     exec "$@" > >(copy_to "$log") 2> >(copy_to "$log" >&2)
 }
 

@@ -9,6 +9,7 @@
 #   CHECKPOINT  of train_blm.sh
 #   CKPT_DIR    what is trained  (tnn/checkpoints/glue/TASK); a run that was interrupted continues,
 #               and a second one at the same time is refused
+#   LOG_DIR     what is printed, in glue-TASK.log  (tnn/logs)
 #   ARCH        (roberta_tnn_v2_decay_99)
 #
 # Validation prints, and checkpoint_best.pt goes by, what GLUE measures: accuracy; for MRPC and QQP
@@ -58,7 +59,7 @@ esac
 known_arch "$ARCH"
 
 # One process: the recipe's batch, and fairseq cannot add these measures up over several.
-logged "$HERE/logs/glue-$TASK.log" "$PYTHON" -m fairseq_cli.train \
+logged "glue-$TASK" "$PYTHON" -m fairseq_cli.train \
     --user-dir "$HERE/fairseq_plugin" "$DATA_DIR" \
     --finetune-from-model "$CHECKPOINT" --save-dir "${CKPT_DIR:-$HERE/checkpoints/glue/$TASK}" \
     --max-positions 512 --batch-size "$BATCH" --max-tokens 4400 \

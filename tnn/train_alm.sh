@@ -4,6 +4,7 @@
 #   bash train_alm.sh GPUS ARCH DATA_DIR [further flags of fairseq-train]
 #   CKPT_DIR     checkpoints  (tnn/checkpoints/lm/ARCH); a run that was interrupted continues,
 #                and a second one at the same time is refused
+#   LOG_DIR      what is printed, in ARCH.log  (tnn/logs)
 #   UPDATE_FREQ  batches of 8 sequences per worker and update  (128 / 8 / GPUS)
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 usage 'bash train_alm.sh GPUS ARCH DATA_DIR [further flags of fairseq-train]' $# 3
@@ -14,7 +15,7 @@ need_data "$DATA_DIR"
 UPDATE_FREQ=$(update_freq 128 8 "$GPUS")
 CKPT_DIR=${CKPT_DIR:-$HERE/checkpoints/lm/$ARCH}
 
-logged "$HERE/logs/$ARCH.log" "$PYTHON" -m fairseq_cli.train --user-dir "$HERE/fairseq_plugin" \
+logged "$ARCH" "$PYTHON" -m fairseq_cli.train --user-dir "$HERE/fairseq_plugin" \
     --task language_modeling "$DATA_DIR" \
     --save-dir "$CKPT_DIR" \
     --distributed-world-size "$GPUS" \

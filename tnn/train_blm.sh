@@ -4,6 +4,7 @@
 #   bash train_blm.sh GPUS ARCH DATA_DIR [further flags of fairseq-train]
 #   CKPT_DIR     checkpoints  (tnn/checkpoints/roberta/ARCH); a run that was interrupted continues,
 #                and a second one at the same time is refused
+#   LOG_DIR      what is printed, in ARCH.log  (tnn/logs)
 #   UPDATE_FREQ  batches of 4 sequences per worker and update  (512 / 4 / GPUS)
 #
 # Recommended for new runs: --mask-padding (tnn/README.md, quirks).
@@ -16,7 +17,7 @@ need_data "$DATA_DIR"
 UPDATE_FREQ=$(update_freq 512 4 "$GPUS")
 CKPT_DIR=${CKPT_DIR:-$HERE/checkpoints/roberta/$ARCH}
 
-logged "$HERE/logs/$ARCH.log" "$PYTHON" -m fairseq_cli.train \
+logged "$ARCH" "$PYTHON" -m fairseq_cli.train \
     --user-dir "$HERE/fairseq_plugin" "$DATA_DIR" \
     --save-dir "$CKPT_DIR" \
     --distributed-world-size "$GPUS" \

@@ -62,7 +62,7 @@ def commands(stub_folder, name, data, checkpoint, folder):
     stub.write_text('#!/bin/sh\ncase "$*" in *fairseq_cli*) printf "%s\\n" "$@" ;; esac\n')
     stub.chmod(0o755)
     done = run("script_glue.sh", name, str(data), str(checkpoint), PYTHON=str(stub),
-               CKPT_DIR=str(folder))
+               CKPT_DIR=str(folder), LOG_DIR=str(stub_folder))
     assert done.returncode == 0, done.stderr
     words = done.stdout.splitlines()
     assert words[:2] == ["-m", "fairseq_cli.train"]

@@ -95,7 +95,8 @@ def test_sigterm_reaches_python_whose_exit_code_is_the_scripts(call, tmp_path):
     for name in ("dict.txt", "train.idx", "input0/dict.txt"):
         (tmp_path / name).write_text("")
     words = [word.replace("DATA", str(tmp_path)) for word in call[1:]]
-    environment = {"PYTHON": str(stub), "DATA_DIR": str(data), "CKPT_DIR": str(tmp_path)}
+    environment = {"PYTHON": str(stub), "DATA_DIR": str(data), "CKPT_DIR": str(tmp_path),
+                   "LOG_DIR": str(tmp_path)}
     with subprocess.Popen(["bash", str(ROOT / "tnn" / call[0]), *words], text=True,
                           stdout=subprocess.PIPE, env=os.environ | environment) as script:
         for line in script.stdout:
@@ -168,7 +169,8 @@ def test_a_second_run_in_one_ckpt_dir_is_refused(call, tmp_path):
         (tmp_path / name).write_text("")
     words = [word.replace("DATA", str(tmp_path)) for word in call[1:]]
     with FileLock(tmp_path / "checkpoints/.lock"):
-        done = run(call[0], *words, CKPT_DIR=str(tmp_path / "checkpoints"))
+        done = run(call[0], *words, CKPT_DIR=str(tmp_path / "checkpoints"),
+                   LOG_DIR=str(tmp_path))
     assert done.returncode == 2, done.stderr
     assert done.stderr == (f"train.py: --save-dir {tmp_path}/checkpoints: another run is writing "
                            "there; wait for its end or give another --save-dir\n")
