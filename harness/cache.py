@@ -34,6 +34,6 @@ def read_arrays(path: Path, names: Iterable[str] = ()) -> dict[str, np.ndarray] 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes the file whole or not at all."""
     try:
-        files.replace(path, lambda file: np.savez(file, **arrays))
+        files.replace(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
     except OSError as error:
         print(f"no cache of the data ({error}): the next start reads it again", file=sys.stderr)

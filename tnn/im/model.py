@@ -19,8 +19,8 @@ from tnn.network.norms import norm_by_hand
 from tnn.network.tno import Tno
 
 RPE_ACTS = ("relu", "silu")
-# Longer lines go by FFT. Matrices stay faster for some time (python benchmarks/tnn_im.py --lengths),
-# but those of all layers are made at once, and take 100 MB a layer at 128 patches.
+# Longer lines go by FFT. Matrices stay faster for some time (benchmarks/tnn_im.py --lengths), but
+# those of all layers are made at once, and take 100 MB a layer at 128 patches.
 DENSE_UP_TO = 64
 
 
