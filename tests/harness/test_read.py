@@ -179,7 +179,24 @@ def test_the_originals_files_are_read(name):
     assert "encoder.weight" in files.read(ORIGINALS / f"{name}.pkl")
 
 
-def test_classes_are_let_in_by_name_alone(tmp_path):
+@pytest.fixture
+def nothing_let_in():
+    """Other tests of this process may have imported the fairseq plugin, which lets classes in."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    yield
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(before)
+
+
+def test_classes_that_were_let_in_for_good_stay_so(tmp_path, nothing_let_in):
+    torch.save({"args": argparse.Namespace(lr=1.0)}, tmp_path / "a.pth")
+    torch.serialization.add_safe_globals([argparse.Namespace])
+    files.read(tmp_path / "a.pth", safe=(argparse.Namespace,))
+    files.read(tmp_path / "a.pth")
+
+
+def test_classes_are_let_in_by_name_alone(tmp_path, nothing_let_in):
     """argparse.Namespace is in the originals' checkpoints of images."""
     content = {"args": argparse.Namespace(lr=1.0), "model": {}}
     torch.save(content, tmp_path / "a.pth")
