@@ -9,10 +9,10 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 pytest.importorskip("fairseq", reason="fairseq is not installed, see README: Installing")
 
+from harness import files
 from tests.tnn.lm.test_fairseq_train import CAUSAL
 from tests.trust.forked import ROOT, Server
 from tests.trust.payloads import payloads
@@ -47,8 +47,7 @@ def finished(folder) -> bool:
 
 
 def weights(folder) -> dict:
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(folder / "checkpoint_last.pt", weights_only=True)
+    return files.read(folder / "checkpoint_last.pt", safe=(argparse.Namespace,))
 
 
 @pytest.fixture(scope="module")

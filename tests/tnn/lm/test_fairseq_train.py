@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness import files
+
 pytest.importorskip("fairseq", reason="fairseq is not installed, see README: Installing")
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,8 +50,7 @@ def finish(*processes) -> str:
 
 def state(folder):
     """The last checkpoint: weights, optimiser state, and where in the data it stands."""
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        saved = torch.load(folder / "checkpoint_last.pt", weights_only=True)
+    saved = files.read(folder / "checkpoint_last.pt", safe=(argparse.Namespace,))
     return saved["model"], saved["last_optimizer_state"]["state"], saved["extra_state"][
         "train_iterator"]
 

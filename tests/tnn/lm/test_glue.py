@@ -7,8 +7,8 @@ import zipfile
 
 import numpy as np
 import pytest
-import torch
 
+from harness import files
 from tests.tnn.lm.conftest import ROOT
 from tests.tnn.lm.test_prepare_glue import task
 from tests.tnn.lm.test_scripts import run
@@ -105,9 +105,8 @@ def numbers(log, name, subset="valid"):
 
 
 def extra_state(home, which):
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(home / f"checkpoints/checkpoint_{which}.pt",
-                          weights_only=True)["extra_state"]
+    path = home / f"checkpoints/checkpoint_{which}.pt"
+    return files.read(path, safe=(argparse.Namespace,))["extra_state"]
 
 
 @pytest.mark.parametrize("name", ["CoLA", "MRPC", "STS-B", "RTE"])

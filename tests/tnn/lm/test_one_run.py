@@ -10,6 +10,7 @@ import pytest
 import torch
 from filelock import FileLock
 
+from harness import files
 from tests.tnn.lm.conftest import FORK, ROOT
 from tests.trust.test_parallel import free_port
 
@@ -28,8 +29,7 @@ def start(server, folder, *more, save=None, **hooks):
 
 
 def updates(folder) -> int:
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        state = torch.load(folder / "checkpoint_last.pt", weights_only=True)
+    state = files.read(folder / "checkpoint_last.pt", safe=(argparse.Namespace,))
     return state["optimizer_history"][-1]["num_updates"]
 
 
