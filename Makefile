@@ -20,9 +20,11 @@ setup: $(READY)  ## build the virtual environment (about 3 minutes)
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@$(PY) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
-		{ echo "Python 3.11 or 3.12 is needed: make setup PYTHON=python3.11"; exit 2; }
-	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(PY) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed: make setup PYTHON=python3.11"; exit 2; }
+	@$(PY) -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || \
+		echo "no fairseq for this Python: TNN's language models need 3.11 or 3.12, all else runs"
+	$(PY) -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	@touch $@
 
 # ------------------------------------------------------------------------------------- tests

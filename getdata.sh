@@ -4,7 +4,7 @@ here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd) || exit 1
 python=${VENV:-$here/.venv}/bin/python  # as the Makefile has it
 [ -x "$python" ] || python=python3
 command -v "$python" >/dev/null || {
-    echo "getdata: no python3 here: install Python 3.11 or 3.12, then \`make setup\`" >&2
+    echo "getdata: no python3 here: install Python 3.11 or later, then \`make setup\`" >&2
     exit 2
 }
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {

@@ -5,12 +5,12 @@ Imports no torch, so that -h and a typing mistake answer at once.
 """
 
 import argparse
-from pathlib import Path
 
 from awd_lstm import MODELS
 from harness import flags
+from harness.home import home
 
-HERE = Path(__file__).resolve().parent
+HERE = home(__file__)
 MOST_LAYERS = 1000
 DROPOUTS = ("dropout", "dropouth", "dropouti", "dropoute", "wdrop")
 RESUME = ("without PATH, or with a training state: continue that run exactly where it stopped; "

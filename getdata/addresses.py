@@ -7,6 +7,7 @@ import collections
 from urllib.parse import quote, unquote, urlsplit
 
 from getdata.errors import Unreachable
+from getdata.settings import COMMAND
 from getdata.unpack import stays_packed
 
 # One place to get a file from. place: a local path or a URL; archive: its name in the catalogue,
@@ -86,4 +87,4 @@ def by_hand(name, entry, file, job):
     sources = [base_name(source.partition("!")[0]) for source in file.get("from", [])]
     either = " or ".join(dict.fromkeys(sources or file["names"]))
     hint = f"\n  note: {' '.join(entry['manual'].split())}" if "manual" in entry else ""
-    return f"  by hand: put {either} into {job.data} and run ./getdata.sh {name} again{hint}"
+    return f"  by hand: put {either} into {job.data} and run {COMMAND} {name} again{hint}"

@@ -28,7 +28,8 @@ environment:
                      given up (30)
   GETDATA_CATALOGUE  another catalogue than getdata/catalogue.toml
 
-exit status: 0 all there, 1 something failed, 2 wrong usage, 130 interrupted (run again to continue)
+exit status: 0 all there, 1 something failed, 2 wrong usage or a missing package, 130 interrupted
+(run again to continue)
 """
 
 import argparse
@@ -40,14 +41,14 @@ from getdata.errors import FORBIDDEN, FULL, GetDataError, UsageError
 from getdata.folder_record import lacking, read_record, try_to_write_record
 from getdata.install import get, state
 from getdata.lock import data_folder_locked
-from getdata.settings import read_job
+from getdata.settings import COMMAND, read_job
 
 
 def parse(arguments):
     """Return the parsed command line."""
     parser = argparse.ArgumentParser(
-        prog="getdata.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+        prog=COMMAND.removeprefix("./"), description=__doc__.replace("./getdata.sh", COMMAND),
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="data sets; --list shows them")
     parser.add_argument("--list", action="store_true", help="show names, sizes and what is there")
     parser.add_argument("--verify", action="store_true", help="compare checksums of what is there")
@@ -66,7 +67,7 @@ def main(arguments=None):
     except UsageError as error:
         return complain(error, 2)
     except (OSError, ImportError) as error:
-        return complain(explained(error, job), 1)
+        return complain(explained(error, job), 2 if isinstance(error, ImportError) else 1)
     except KeyboardInterrupt:
         return complain("interrupted; run it again to continue", 130)
 
@@ -74,7 +75,8 @@ def main(arguments=None):
 def explained(error, job):
     """Return an error with what to do about it."""
     if isinstance(error, ImportError):
-        return f"{error}: `make setup` installs what is needed"
+        return (f"{error.name} is not installed: pip install 'sequence-papers[data]' (in a "
+                "checkout: make setup)")
     if isinstance(error, OSError) and error.errno in FULL:
         return f"{error}; make room in {job.data} and run it again to continue"
     if isinstance(error, OSError) and error.errno in FORBIDDEN:
@@ -106,18 +108,18 @@ def get_all(names, job):
     """Get data sets, each whether or not another one fails; return the exit status."""
     entries = [job.sets[name] for name in names]
     complete = not any(lacking(entry, job.data / entry["folder"]) for entry in entries)
-    failed = []
+    failed = {}  # name -> exit status
     with contextlib.nullcontext() if complete else data_folder_locked(job):
         for name in names:
             try:
                 get(name, job)
             except (GetDataError, OSError, ImportError) as error:  # scikit-learn may be missing
-                complain(explained(error, job), 1)
-                failed.append(name)
+                code = 2 if isinstance(error, ImportError) else 1
+                failed[name] = complain(explained(error, job), code)
     if failed and len(names) > 1:
         complain(f"{len(names) - len(failed)} of {len(names)} data sets are there, "
                  f"not {' '.join(failed)}", 1)
-    return 1 if failed else 0
+    return max(failed.values(), default=0)
 
 
 def list_line(name, entry, job):
@@ -135,7 +137,7 @@ def verify(names, job):
         record = read_record(folder)
         bad = [path for path, facts in record.items() if not intact(folder / path, facts)]
         for path in bad:
-            print(f"{name}: {path} is damaged: run ./getdata.sh {name}")
+            print(f"{name}: {path} is damaged: run {COMMAND} {name}")
         if bad:
             try_to_write_record(folder, {p: facts for p, facts in record.items() if p not in bad})
         if record and not bad:

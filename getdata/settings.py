@@ -11,6 +11,8 @@ from getdata.errors import UsageError
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
+CHECKOUT = (ROOT / "getdata.sh").is_file()
+COMMAND = "./getdata.sh" if CHECKOUT else "python -m getdata"  # what a user types
 
 
 @dataclass
@@ -77,7 +79,7 @@ def seconds(text: str) -> float:
 def places(data_dir: str | None, links: str | None) -> tuple[pathlib.Path, pathlib.Path | None]:
     """(data folder, folder for the links). The repository, if this is one, has both; an installed
     package has neither and uses ./data."""
-    root = ROOT if (ROOT / "getdata.sh").is_file() else None
+    root = ROOT if CHECKOUT else None
     default = (root or pathlib.Path.cwd()) / "data"
     data = pathlib.Path(data_dir or default).absolute()
     if links:

@@ -17,6 +17,8 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from harness import home
+
 
 class BadInput(Exception):
     """What the user gave cannot be used; the message says what is wrong and what to do."""
@@ -68,7 +70,7 @@ def complain(script: str, reason: object, code: int) -> int:
     """Prints the line, with HARNESS_TRACEBACK=1 after the traceback; returns `code`."""
     if os.environ.get("HARNESS_TRACEBACK", "0") not in ("", "0"):
         traceback.print_exc()
-    text = " ".join(str(reason).split("\n"))
+    text = home.commands(" ".join(str(reason).split("\n")))
     print(f"{os.path.basename(script)}: {text}", file=sys.stderr, flush=True)
     return code
 

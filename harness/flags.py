@@ -8,7 +8,9 @@ import argparse
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
+from harness import extras, home
 from harness.endings import BadInput
 
 OnOff = argparse.BooleanOptionalAction
@@ -28,9 +30,21 @@ class Namespace(argparse.Namespace):
     __slots__ = ("defaults", "typed")
 
 
+class Parser(argparse.ArgumentParser):
+    """Names the commands as they are typed here, see home.commands."""
+
+    def format_help(self) -> str:
+        return home.commands(super().format_help())
+
+    def error(self, message: str) -> NoReturn:
+        super().error(home.commands(message))
+
+
 def parser(description: str, **options) -> argparse.ArgumentParser:
-    """A parser whose -h shows every default."""
-    return argparse.ArgumentParser(
+    """A parser whose -h shows every default; with it a script begins, so from now on a missing
+    package is answered in one line."""
+    extras.explain_missing()
+    return Parser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
 
 
@@ -49,6 +63,8 @@ def parse(p: argparse.ArgumentParser, argv: list[str] | None = None,
                 p.error(f"{typed(args, name)} must be a finite number, not {number}")
             if isinstance(number, int) and abs(number) >= 2**62:
                 p.error(f"{typed(args, name)} {number} is too large")
+    if args.defaults.get("log_dir") == getattr(args, "log_dir", None) is not None:
+        home.announce(Path(args.log_dir))
     return args
 
 
@@ -92,7 +108,7 @@ def add_run(p: argparse.ArgumentParser, log_dir: Path | str, resume: str | None 
                    help="write the training state every N updates, and at each epoch's end")
     g.add_argument("--max-steps", type=int, default=0, metavar="N",
                    help="stop after N updates in all (0: no limit); --resume goes on from there")
-    g.add_argument("--log-dir", default=str(log_dir), metavar="DIR",
+    g.add_argument("--log-dir", default=str(home.logs(Path(log_dir))), metavar="DIR",
                    help="where metrics.csv and TensorBoard files go, in a folder named after "
                         "--save")
 

@@ -18,5 +18,7 @@ results/ holds what this package reads and writes: data, no code.
 
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+CODE = Path(__file__).resolve().parent.parent  # the scripts: awd_lstm/main.py is below it
+# runs/, results/ and data/ are in the checkout; installed from a wheel, in the working directory
+ROOT = CODE if (CODE / "getdata.sh").is_file() else Path.cwd()
 RESULTS = ROOT / "results"

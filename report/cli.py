@@ -90,6 +90,12 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if error.name not in ("filelock", "jinja2", "matplotlib"):
+            raise
+        print(f"report: {error.name} is not installed: pip install 'sequence-papers[report]' (in a "
+              "checkout: make setup)", file=sys.stderr)
+        return 2
     except OSError as error:
         forbidden = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
         remedy = f"; {ELSEWHERE[args.action]} names another folder" if forbidden else ""

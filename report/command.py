@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from report import ROOT
+from report import CODE
 from report.errors import UserError
 from report.step_files import Step
 
@@ -29,8 +29,8 @@ def executable(command: list[str], workdir: Path) -> list[str]:
         words[0] = sys.executable
     for i, word in enumerate(words):  # the script itself, or that of `bash X.sh`, `torchrun X.py`
         if word.endswith((".py", ".sh")) and not (workdir / word).exists():
-            if (ROOT / word).is_file():
-                words[i] = str(ROOT / word)
+            if (CODE / word).is_file():
+                words[i] = str(CODE / word)
             elif i == 0:
                 raise UserError(f"no such script: {word}")
             break

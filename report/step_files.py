@@ -11,8 +11,6 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from report import ROOT
 from report.errors import UserError
 
@@ -58,6 +56,8 @@ def make_workdir(workdir: Path) -> None:
 def locked(step: Step) -> Iterator[None]:
     """Raises UserError if another process runs the same step. The lock is released when this
     process ends, however it ends."""
+    from filelock import FileLock, Timeout  # may be missing: not for -h
+
     lock = FileLock(step.lock)
     try:
         with warnings.catch_warnings():

@@ -16,9 +16,10 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from harness import flags
+from harness.home import home
 from trellisnet.char_PTB.utils import DATASETS
 
-HERE = Path(__file__).resolve().parent
+HERE = home(__file__)
 DATA = {"word_PTB": "word_PTB/data/penn", "word_WT103": "word_WT103/data/wikitext-103",
         "char_PTB": "char_PTB/data"}
 

@@ -10,12 +10,12 @@ Either way a flag given overrules, so one cause can be shown by itself:
 
 import argparse
 import math
-from pathlib import Path
 
 from awd_lstm import args as toolkit
 from harness import flags
+from harness.home import home
 
-HERE = Path(__file__).resolve().parent
+HERE = home(__file__)
 
 # flag and other names                paper    published  meaning
 HYPERPARAMETERS = (

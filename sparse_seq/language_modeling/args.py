@@ -5,12 +5,12 @@ here imports torch, so that -h and a typing mistake are answered at once.
 """
 
 import argparse
-from pathlib import Path
 
 from harness import flags
+from harness.home import home
 from sparse_seq.vocabulary import ORDERINGS
 
-HERE = Path(__file__).resolve().parent
+HERE = home(__file__)
 SPARSE_MODES = ("direct", "sparse_hidden", "sparse_emb", "sparse_all")
 RATES = ("dropout", "dropouth", "dropouti", "dropoute", "wdrop", "dropoutl")
 MOST_LAYERS = 1000

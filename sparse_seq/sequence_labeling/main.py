@@ -20,9 +20,10 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from harness import flags
+from harness.home import home
 from sparse_seq.vocabulary import ORDERINGS
 
-HERE = Path(__file__).resolve().parent
+HERE = home(__file__)
 ORDER_SEED = 1234  # the original's: the order of the batches does not depend on --seed
 MOST_LAYERS = 1000
 

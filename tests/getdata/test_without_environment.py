@@ -41,13 +41,13 @@ def bare(tmp_path):
 @pytest.mark.parametrize("having", [(), ("filelock",), ("filelock", "requests", "urllib3", "idna",
                                                         "certifi", "charset_normalizer")],
                          ids=["nothing", "filelock", "all but tqdm"])
-def test_without_a_package_the_message_says_make_setup(having, site, place, bare):
+def test_without_a_package_the_message_says_how_to_install_it(having, site, place, bare):
     site.routes["/a.bin"] = whole(BODY)
     place.one_file(f"{site.url}/a.bin")
     run = bare("toy", having=having)
-    assert (run.returncode, run.stderr.count("\n")) == (1, 1)
-    assert "No module named" in run.stderr
-    assert "`make setup` installs what is needed" in run.stderr
+    assert (run.returncode, run.stderr.count("\n")) == (2, 1)
+    assert "is not installed: pip install 'sequence-papers[data]'" in run.stderr
+    assert "make setup" in run.stderr
     assert all(".part" in name for name in place.left())
     assert bare("--list").returncode == 0
 

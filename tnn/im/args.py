@@ -2,13 +2,13 @@
 
 import argparse
 import os
-from pathlib import Path
 
 from harness import flags
 from harness.flags import OnOff
+from harness.home import home
 from tnn.im.architectures import ARCHITECTURES, arguments_of
 
-HERE = Path(__file__).resolve().parent
+HERE = home(__file__)
 MOST_BOXES = 10_000
 NO_EFFECT = "accepted, without effect"
 PRECISIONS = ("32", "bf16-mixed", "16-mixed", "64")

@@ -26,9 +26,10 @@ if __package__ in (None, ""):
 
 from harness import flags
 from harness.endings import BadInput, bad_input, orderly_exit
+from harness.home import home
 from tnn.lm.prepare_text import put_in_place
 
-TNN = Path(__file__).resolve().parents[1]
+TNN = home(str(Path(__file__).parent))
 # inputs and label
 COLUMNS = {
     "CoLA": (("sentence",), "label"), "SST-2": (("sentence",), "label"),

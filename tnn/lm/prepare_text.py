@@ -26,12 +26,13 @@ if __package__ in (None, ""):
 
 from harness import flags
 from harness.endings import BadInput, orderly_exit
+from harness.home import home
 
 if TYPE_CHECKING:
     from fairseq.data import Dictionary
     from fairseq.examples.roberta.multiprocessing_bpe_encoder import MultiprocessingEncoder
 
-TNN = Path(__file__).resolve().parents[1]
+TNN = home(str(Path(__file__).parent))
 SPLITS = ("train", "valid", "test")
 NAMES = ("wiki.{}.raw", "wiki.{}.tokens", "{}.txt")
 MARK = "prepared.json"   # says that a folder is of this script, and what it was made of

@@ -2,14 +2,14 @@
 
 import argparse
 import os
-from pathlib import Path
 
 from harness import flags
 from harness.flags import OnOff
+from harness.home import home
 from tnn.lra.recipes import ARCHS, NORMS, published_arch, settings_of
 from tnn.lra.tasks import CONTOURS, TASKS
 
-HERE = Path(__file__).resolve().parent
+HERE = home(__file__)
 MOST_LAYERS = 10_000
 PRECISIONS = ("32", "bf16-mixed", "16-mixed", "64")
 

@@ -19,11 +19,12 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from harness.flags import parser
+from harness.home import home
 from trellisnet import args as flags
 from trellisnet.char_PTB.utils import CHARACTER_LINES, DATASETS
 
 SCRIPT = "trellisnet/char_PTB/char_ptb.py"
-HERE = Path(__file__).resolve().parent
+HERE = home(__file__)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

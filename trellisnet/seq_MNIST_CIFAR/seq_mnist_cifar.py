@@ -19,10 +19,11 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from harness.flags import OnOff, parser
+from harness.home import home
 from trellisnet import args as flags
 
 SCRIPT = "trellisnet/seq_MNIST_CIFAR/seq_mnist_cifar.py"
-HERE = Path(__file__).resolve().parent
+HERE = home(__file__)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -19,11 +19,12 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from harness.flags import parser
+from harness.home import home
 from trellisnet import args as flags
 from trellisnet.word_WT103.utils import check_model
 
 SCRIPT = "trellisnet/word_WT103/word_wt103.py"
-HERE = Path(__file__).resolve().parent
+HERE = home(__file__)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

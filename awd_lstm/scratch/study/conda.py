@@ -1,10 +1,12 @@
-"""Writes environment.yml at the repository's root, for conda users, from pyproject.toml's list.
+"""Writes environment.yml at the repository's root, for conda users, from pyproject.toml's lists:
+the dependencies and all extras but dev.
 
     python awd_lstm/scratch/study/conda.py            (make environment.yml)
     conda env create -f environment.yml
     conda activate awdlstm
 """
 
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -26,9 +28,12 @@ dependencies:
 def environment(pyproject: str) -> str:
     """The text of environment.yml for the text of a pyproject.toml."""
     project = tomllib.loads(pyproject)["project"]
-    python = project["requires-python"].split(",")[0].removeprefix(">=")
-    lines = [f"      - {requirement}" if ";" not in requirement else f'      - "{requirement}"'
-             for requirement in project["dependencies"]]
+    python = project["requires-python"].removeprefix(">=")
+    extras = project["optional-dependencies"]
+    all_of_them = re.findall(r"\w+", extras["all"][0].partition("[")[2])
+    listed = [*project["dependencies"], *(each for name in all_of_them for each in extras[name])]
+    lines = [f"      - {each}" if ";" not in each else f'      - "{each}"'
+             for each in dict.fromkeys(listed) if not each.startswith(project["name"])]
     return HEAD.format(python=python) + "\n".join(lines) + "\n"
 
 
