@@ -21,9 +21,10 @@ Notation: T time, B batch, I input size, H hidden size, D directions; h, c hidde
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.function import Function, once_differentiable
+from torch.autograd.function import Function
 
 from common.dropout import dropout_mask
+from kernels.second_derivatives import refuse_second_derivative
 from sparse_seq.blocks import States, lstm
 from sparse_seq.rnn import Composition, SparseLSTM
 
@@ -41,8 +42,8 @@ class _ReadByAll(Function):
         return tuple(tensor.view_as(tensor) for tensor in tensors)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *grads):
+        refuse_second_derivative("a sum over processes")
         sums = [grad.contiguous().clone() for grad in grads]
         for grad in sums:
             dist.all_reduce(grad, group=ctx.group)
@@ -66,8 +67,8 @@ class _Exchange(Function):
         return torch.cat(parts, -1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
+        refuse_second_derivative("an exchange between processes")
         return grad[..., ctx.own].contiguous(), None, None
 
 

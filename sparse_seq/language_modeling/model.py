@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.dropout import WeightDrop, check_rate, locked_dropout
+from kernels.second_derivatives import plain_gradients, shadow
 from sparse_seq.embedding import SparseEmbedding
 from sparse_seq.rnn import SparseLSTM
 
@@ -204,12 +205,11 @@ class TrainingLoss(nn.Module):
 
 # ------------------------------------------------------------------------- softmax of the targets
 def target_log_prob(logits: Tensor, targets: Tensor) -> Tensor:
-    """log softmax(logits)[target] per row: (N, V), (N) -> (N). On the CPU the logits are lost, and
-    there is no second derivative (an error says so)."""
+    """log softmax(logits)[target] per row: (N, V), (N) -> (N). On the CPU the logits are lost."""
     if logits.device.type != "cpu" or logits.dtype == torch.bfloat16 or (
             torch.compiler.is_compiling()):
         return target_log_prob_plain(logits, targets)
-    return _TargetLogProb.apply(logits, targets)
+    return _TargetLogProb.apply(logits, targets, shadow(logits))
 
 
 def target_log_prob_plain(logits: Tensor, targets: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ class _TargetLogProb(torch.autograd.Function):
     makes them and lets them go."""
 
     @staticmethod
-    def forward(ctx, logits, targets):
+    def forward(ctx, logits, targets, logits_shadow):
         log_p, rows = logits.new_empty(len(targets), 1), max(1, CACHED // logits.shape[1])
         parts = zip(logits.split(rows), targets[:, None].split(rows), log_p.split(rows),
                     strict=True)
@@ -235,19 +235,21 @@ class _TargetLogProb(torch.autograd.Function):
             result -= norm.log()
             if ctx.needs_input_grad[0]:
                 part /= norm
-        ctx.save_for_backward(logits.detach(), targets)
+        ctx.save_for_backward(logits.detach(), targets, logits_shadow)
         return log_p[:, 0]
 
     @staticmethod
     def backward(ctx, grad):
-        if torch.is_grad_enabled():  # create_graph=True: once_differentiable would give zeros
-            raise RuntimeError("target_log_prob has no second derivative on the CPU, since its "
-                               "logits are gone; use target_log_prob_plain")
-        softmax, targets = ctx.saved_tensors
+        softmax, targets, logits_shadow = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # Logits of the same softmax: what they lost is a number per row, which does not count.
+            logits = softmax.clamp(min=torch.finfo(softmax.dtype).tiny).log() + logits_shadow
+            return *plain_gradients(lambda z: target_log_prob_plain(z, targets), [logits],
+                                    [grad]), None, None
         # d log p_t / d logit_v = [v = t] - softmax_v
         rows = max(1, CACHED // softmax.shape[1])
         for part, target, g in zip(softmax.split(rows), targets[:, None].split(rows),
                                    grad[:, None].split(rows), strict=True):
             part *= -g
             part.scatter_add_(1, target, g)
-        return softmax, None
+        return softmax, None, None

@@ -6,15 +6,17 @@ intermediate over the whole batch and keeps it. On a GPU, under autocast and whi
 plain form is used, the same equations as PyTorch operations.
 
 Notation: b batch, n length, N = b n positions, D width, E and G inner widths, C channels, H x W
-grid; `rate` is that of a dropout, 0 outside training. All functions are differentiable once.
+grid; `rate` is that of a dropout, 0 outside training. Second derivatives go through fused_plain.py.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import Function, once_differentiable
+from torch.autograd.function import Function
 
-from tnn.network.grid import mixed, mixed_plain
+from kernels.second_derivatives import plain_gradients
+from tnn.network import fused_plain
+from tnn.network.grid import mixed
 
 silu_backward = torch.ops.aten.silu_backward  # (gradient of silu(a), a) -> gradient of a
 CACHE = 1 << 18  # floats of the widest array of a piece (by measurement, one core)
@@ -94,12 +96,6 @@ def silu_product(z: Tensor) -> Tensor:
     return _SiluProduct.apply(z)
 
 
-def gated_grid_plain(z: Tensor, T_H: Tensor, T_W: Tensor) -> Tensor:
-    """The reference for gated_grid."""
-    u, v = F.silu(z).unbind(0)
-    return u * mixed_plain(v, T_H, T_W)
-
-
 def gated_grid(z: Tensor, T_H: Tensor, T_W: Tensor) -> Tensor:
     """The inner part of the gated Toeplitz unit on a grid: z (2, C, H, b, W) -> u * mixed(v)
     (C, H, b, W) with (u, v) = silu(z), on any device; half precision is computed in float32."""
@@ -168,9 +164,12 @@ class _Glu(Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy):
-        x, w, c, w3, c3, bits, ab = ctx.saved_tensors
+        *inputs, bits, ab = ctx.saved_tensors
+        x, w, c, w3, c3 = inputs
+        if torch.is_grad_enabled():
+            mask = None if bits is None else keep_mask(bits, ctx.rate, x.dtype)
+            return *plain_gradients(lambda *i: fused_plain.glu(*i, mask), inputs, [dy]), None, None
         g, dx = len(w) // 2, torch.empty_like(x)
         dw, dc, dw3, dc3 = zeros_like(w, c, w3, c3)
         dab = x.new_empty(pieces(len(x), 2 * g)[0].stop, 2 * g)
@@ -210,9 +209,10 @@ class _Activated(Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy):
         x, w, c, a = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return tuple(plain_gradients(fused_plain.activated, (x, w, c), [dy]))
         dx = torch.empty_like(x)
         dw, dc = zeros_like(w, c)
         for b, part in batch_pieces(x, len(w)):
@@ -247,9 +247,13 @@ class _GatedOutput(Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy):
-        x, m, w, c, wo, co, bits, a = ctx.saved_tensors
+        *inputs, bits, a = ctx.saved_tensors
+        x, m, w, c, wo, co = inputs
+        if torch.is_grad_enabled():
+            mask = None if bits is None else keep_mask(bits, ctx.rate, x.dtype)
+            return *plain_gradients(lambda *i: fused_plain.gated_output(*i, mask), inputs, [dy]), \
+                None, None
         dx, dm = torch.empty_like(x), torch.empty_like(m)
         dw, dc, dwo, dco = zeros_like(w, c, wo, co)
         for b, part in batch_pieces(x, len(w)):
@@ -275,9 +279,10 @@ class _SiluProduct(Function):
         return F.silu(a).mul_(b)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, d):
         z, = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return plain_gradients(fused_plain.silu_product, [z], [d])[0]
         dz = torch.empty_like(z)
         (a, b), (da, db) = z.chunk(2), dz.chunk(2)
         torch.mul(F.silu(a), d, out=db)
@@ -301,9 +306,11 @@ class _GatedGrid(Function):
         return g
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dg):
         z, m, T_H, T_W = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            with torch.autocast(z.device.type, enabled=False):
+                return tuple(plain_gradients(fused_plain.gated_grid, (z, T_H, T_W), [dg]))
         dz = torch.empty_like(z, dtype=T_H.dtype)
         dT_H, dT_W = torch.empty_like(T_H), torch.empty_like(T_W)
         with torch.autocast(z.device.type, enabled=False):

@@ -13,7 +13,7 @@ matrices the memory.
 
 import torch
 from torch import Tensor
-from torch.autograd.function import Function, once_differentiable
+from torch.autograd.function import Function
 
 from tnn.network.toeplitz_operator import ToeplitzOperator
 
@@ -26,7 +26,8 @@ def toeplitz_rows(t: Tensor, n: int) -> Tensor:
 
 
 class _ToeplitzRows(Function):
-    """Row i is the window of the lags i, i - 1 .. i - (n - 1); its gradient adds up there."""
+    """Row i is the window of the lags i, i - 1 .. i - (n - 1); its gradient adds up there. Linear,
+    in operations that autograd follows: the backward pass can be differentiated as it stands."""
 
     @staticmethod
     def forward(ctx, t, n):
@@ -39,7 +40,6 @@ class _ToeplitzRows(Function):
         return T
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dT):
         n = dT.shape[-1]
         falling = dT.new_zeros(*dT.shape[:-2], 2 * n - 1)

@@ -2,8 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import Function, once_differentiable
+from torch.autograd.function import Function
 
+from kernels.second_derivatives import plain_gradients, shadow
 from tnn.network.toeplitz import HALF
 
 EPS = 1e-8  # added to the root mean square itself, not below the root
@@ -79,7 +80,7 @@ def norm(name: str, d: int) -> nn.Module:
 
 def norm_by_hand(name: str, d: int) -> nn.Module:
     """norm(name, d), the parameter-free one with its gradient by hand: fewer passes over memory
-    than autograd makes of the formula. Differentiable once; not for torch.func."""
+    than autograd makes of the formula. Not for torch.func."""
     return SimpleRMSNormByHand() if name == "simplermsnorm" else norm(name, d)
 
 
@@ -87,25 +88,28 @@ class SimpleRMSNormByHand(nn.Module):
     """SimpleRMSNorm to rounding, with the same gradient at the zero vector."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _RmsNormalized.apply(x)
+        return _RmsNormalized.apply(x, shadow(x))
 
 
 class _RmsNormalized(Function):
     """y = x / (r + eps), r = ||x|| / sqrt(d);  dx = dy / (r + eps) - y (dy . y) / (d r)."""
 
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx, x, x_shadow):
         wide = x.float() if x.dtype in HALF else x
         r = wide.norm(dim=-1, keepdim=True).mul_(x.shape[-1] ** -0.5)
         scale = (r + EPS).reciprocal_()
         y = wide * scale
-        ctx.save_for_backward(y, r, scale)
+        ctx.save_for_backward(y, r, scale, x_shadow)
         return y.to(x.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy):
-        y, r, scale = ctx.saved_tensors
+        y, r, scale, x_shadow = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            x = (y.detach() / scale).to(dy.dtype)  # y has a history of its own
+            x = x if x_shadow is None else x + x_shadow
+            return *plain_gradients(rms_normalized, [x], [dy]), None
         share = (dy * y).sum(-1, keepdim=True)
-        share /= r.clamp_(min=torch.finfo(r.dtype).tiny) * y.shape[-1]  # where r is 0, so is y
-        return (dy * scale).addcmul_(y, share, value=-1).to(dy.dtype)
+        share /= r.clamp(min=torch.finfo(r.dtype).tiny) * y.shape[-1]  # where r is 0, so is y
+        return (dy * scale).addcmul_(y, share, value=-1).to(dy.dtype), None

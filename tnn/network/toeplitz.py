@@ -21,8 +21,9 @@ win up to a hundred or so positions (grid.py).
 
 import torch
 from torch import Tensor
-from torch.autograd.function import Function, once_differentiable
+from torch.autograd.function import Function
 
+from kernels.second_derivatives import plain_gradients, shadow
 from tnn.network import toeplitz_cpu
 
 HALF = (torch.float16, torch.bfloat16)
@@ -56,14 +57,14 @@ def toeplitz_product(x: Tensor, t: Tensor, dim: int = -2, lags: int | None = Non
     x (..., n, d) and t (..., L, d) for the default dim = -2; on every other axis they broadcast
     against each other, so t (h, L, d) serves x (b, h, n, d). For an axis further left give t the
     axes between: rows of images x (b, h, H, W, d) take t (h, L, 1, d) and dim = -3.
-    Returns y in x's shape and dtype; half precision is computed in float32. Differentiable once.
+    Returns y in x's shape and dtype; half precision is computed in float32.
     Raises ValueError if L is neither K nor 2K - 1, K = lags or n.
     """
     n = x.shape[dim]
     K = _number_of_lags(t.shape[dim], n, lags)
     if n <= DENSE_UP_TO:
         return _along_last(_dense, x, t, dim)
-    return _along_last(lambda x, t: _CircularConvolution.apply(x, t, K), x, t, dim)
+    return _along_last(lambda x, t: _CircularConvolution.apply(x, t, K, shadow(x)), x, t, dim)
 
 
 def toeplitz_with_spectrum(x: Tensor, spectrum: Tensor, dim: int = -2,
@@ -172,6 +173,13 @@ def _padded_rfft(x, size):
     return torch.fft.rfft(padded)
 
 
+def _circular_convolution_plain(x, t, K):
+    """_CircularConvolution by autograd's operations."""
+    size = fft_length(x.shape[-1], K)
+    A = torch.fft.rfft(_circulant(t, K, size))
+    return torch.fft.irfft(_padded_rfft(x, size) * A, size)[..., : x.shape[-1]]
+
+
 class _CircularConvolution(Function):
     """x (B, R, n), t (R, L) of K lags -> y (B, R, n). With X, A, G the spectra of x, t and of the
     gradient of y: y = F^-1(X A), dx = F^-1(G conj(A)), dt = F^-1(sum over B of G conj(X)). X and A
@@ -179,7 +187,7 @@ class _CircularConvolution(Function):
     again and keeps the padded copies too."""
 
     @staticmethod
-    def forward(ctx, x, t, K):
+    def forward(ctx, x, t, K, x_shadow):
         n = x.shape[-1]
         size = fft_length(n, K)
         keep_X, keep_A = ctx.needs_input_grad[1], ctx.needs_input_grad[0]
@@ -190,16 +198,21 @@ class _CircularConvolution(Function):
             X = _padded_rfft(x, size)
             y = torch.fft.irfft(X * A, size)[..., :n].contiguous()
         ctx.lengths = n, K, t.shape[-1], size
-        ctx.save_for_backward(X if keep_X else None, A if keep_A else None)
+        ctx.save_for_backward(X if keep_X else None, A if keep_A else None, t, x_shadow)
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy):
-        X, A = ctx.saved_tensors
+        X, A, t, x_shadow = ctx.saved_tensors
         n, K, length, size = ctx.lengths
+        if torch.is_grad_enabled():
+            # Without X the coefficients are frozen, and dx does not depend on x.
+            x = torch.zeros_like(dy) if X is None else torch.fft.irfft(X, size)[..., :n]
+            x = x if x_shadow is None else x + x_shadow
+            return *plain_gradients(lambda x, t: _circular_convolution_plain(x, t, K), (x, t),
+                                    [dy]), None, None
         if dy.device.type == "cpu":
-            return *toeplitz_cpu.backward(dy, X, A, length, size, K), None
+            return *toeplitz_cpu.backward(dy, X, A, length, size, K), None, None
         G = _padded_rfft(dy, size)
         dx = dt = None
         if A is not None:
@@ -210,4 +223,4 @@ class _CircularConvolution(Function):
             dt = column[..., :K]
             if length > K:
                 dt = torch.cat([dt, column[..., size - K + 1:]], dim=-1)
-        return dx, dt, None
+        return dx, dt, None, None
