@@ -32,11 +32,17 @@ SIGNATURES = {
 _TYPES = {"n": ctypes.c_long, "d": ctypes.c_double, "p": ctypes.c_void_p}
 
 
+def exporting() -> bool:
+    """Whether a graph is recorded that another program will run: torch.export, torch.onnx.export
+    or torch.jit.trace. It must hold torch's own operations alone, so the plain forms are used."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
+
+
 def available(*tensors: Tensor) -> bool:
-    """Whether the kernels can work on these tensors: on the CPU, of one type that they know, and
-    with a library that loads."""
+    """Whether the kernels can work on these tensors: on the CPU, of one type that they know, with
+    a library that loads, and not while exporting."""
     first = tensors[0]
-    if first.dtype not in SUFFIX or os.environ.get("KERNELS", "1") == "0":
+    if first.dtype not in SUFFIX or os.environ.get("KERNELS", "1") == "0" or exporting():
         return False
     same = all(t.device.type == "cpu" and t.dtype == first.dtype for t in tensors)
     return same and loaded() is not None
