@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from kernels.forget_mult import HALF, forget_mult
+from kernels.library import exporting
 from kernels.product import linear
 from kernels.qrnn_gates import qrnn_gates
 
@@ -30,7 +31,7 @@ class QRNNLayer(nn.Module):
     """One QRNN layer (1611.01576, section 2: fo-pooling, or f-pooling without the output gate).
 
     window 2 convolves each input with the one before it; save_prev_x carries the last input over to
-    the next call (reset() forgets it). zoneout (section 2.1) sets that share of the forget gates to
+    the next call (reset() forgets it; an exported layer begins a text at each call). zoneout (section 2.1) sets that share of the forget gates to
     zero in training, where the cell then keeps its value, and scales them all in evaluation.
     use_cuda is accepted and ignored.
     """
@@ -65,7 +66,7 @@ class QRNNLayer(nn.Module):
     def forward(self, X, hidden=None):
         """X (T,B,I), hidden None, (B,H) or (1,B,H) -> output (T,B,H), last cell state (1,B,H)."""
         y = self.linear(self._frames(X))  # (T,B,3H) = Z, F, O
-        if self.window > 1 and self.save_prev_x:
+        if self.window > 1 and self.save_prev_x and not exporting():
             self.prevX = X[-1:].detach().clone()  # a copy, so as not to hold on to all of X
         # Half precision comes from autocast: the recurrence itself always runs in float32.
         wide = y.float() if y.dtype in HALF else y

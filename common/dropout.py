@@ -55,6 +55,14 @@ def embedding_dropout(embedding: nn.Embedding, words: Tensor, p: float, training
     return vectors * mask[words, 0].unsqueeze(-1)
 
 
+def embedded_dropout(embed: nn.Embedding, words: Tensor, dropout: float = 0.1,
+                     scale: Tensor | None = None) -> Tensor:
+    """`embedding_dropout` under the name and with the arguments that the original has: the caller
+    gives rate 0 in evaluation. scale, broadcast to (V, E), multiplies the matrix."""
+    vectors = embedding_dropout(embed, words, dropout, True, embed.padding_idx)
+    return vectors if scale is None else vectors * scale.expand_as(embed.weight)[words]
+
+
 class WeightDrop(nn.Module):
     """DropConnect on some weights of a module (section 2; Wan et al. 2013): each forward pass of
     `module` sees `name * mask`, one mask for the whole pass.

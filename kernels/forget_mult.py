@@ -40,6 +40,8 @@ def forget_mult(f: Tensor, x: Tensor, hidden_init: Tensor | None = None) -> Tens
     if f.dtype in HALF:
         f, x = f.float(), x.float()
     c0 = None if hidden_init is None else hidden_init.to(f.dtype).reshape(f.shape[1:])
+    if library.exporting():
+        return forget_mult_plain(f, x, c0)
     return _ForgetMult.apply(*contiguous(f, x, c0))
 
 

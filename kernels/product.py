@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function
 
+from kernels import library
+
 
 def product_plain(a: Tensor, b: Tensor) -> Tensor:
     """a (M,K) times b (K,N) -> (M,N)."""
@@ -23,7 +25,8 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     """product_plain, fast for float32 on a CPU; it can be differentiated any number of times."""
     fast = a.dtype == b.dtype == torch.float32 and a.device.type == "cpu"
     # Inductor chooses the library by itself.
-    multiply = _onednn_linear() if fast and not torch.compiler.is_compiling() else None
+    plain = not fast or torch.compiler.is_compiling() or library.exporting()
+    multiply = None if plain else _onednn_linear()
     if multiply is None:
         return product_plain(a, b)
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
@@ -65,7 +68,8 @@ def linear_plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """linear_plain, its three products (forward and backward) by `product` on a CPU. Under autocast
     it is linear_plain, which rounds to the lower precision."""
-    if x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or x.numel() == 0:
+    if (x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or x.numel() == 0
+            or torch.compiler.is_compiling() or library.exporting()):
         return linear_plain(x, weight, bias)
     y = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
     return y.view(*x.shape[:-1], -1)

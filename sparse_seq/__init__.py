@@ -1,25 +1,20 @@
 """Predefined sparseness in recurrent sequence models (Demeester et al. 2018).
 
-The modules are imported on first use, so that the scripts can answer -h before torch is loaded.
+    from sparse_seq import SparseLSTM, SparseEmbedding
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from common.names import lazily
 
 if TYPE_CHECKING:
     from sparse_seq.embedding import SimpleEmbedding, SparseEmbedding
+    from sparse_seq.language_modeling.model import LanguageModel
     from sparse_seq.rnn import SparseLSTM
+    from sparse_seq.sequence_labeling.model import Tagger
 
-_HOMES = {"SimpleEmbedding": "embedding", "SparseEmbedding": "embedding", "SparseLSTM": "rnn"}
+__all__ = ["LanguageModel", "SimpleEmbedding", "SparseEmbedding", "SparseLSTM", "Tagger"]
 
-__all__ = ["SimpleEmbedding", "SparseEmbedding", "SparseLSTM"]
-
-
-def __getattr__(name: str):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazily(__name__, {
+    "embedding": ("SimpleEmbedding", "SparseEmbedding"), "rnn": ("SparseLSTM",),
+    "language_modeling.model": ("LanguageModel",), "sequence_labeling.model": ("Tagger",)})

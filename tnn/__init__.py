@@ -1,30 +1,33 @@
-"""Toeplitz neural network (Qin et al. 2023), free of fairseq: `from tnn import TnnLayer`.
+"""Toeplitz neural network (Qin et al. 2023), free of fairseq.
 
-The names are looked up when they are asked for, so that `import tnn`, which every script does,
-does not import torch: a mistyped flag is answered at once.
+    from tnn import TnnLayer, TnnModel
 """
 
-from importlib import import_module
+from typing import TYPE_CHECKING
 
-HOMES = {
-    "block": ("TnnBlock",),
-    "glu": ("GLU", "GLUv2"),
-    "gtu": ("Gtu", "GtuV1", "GtuV3"),
-    "layer": ("TnnLayer", "TnnModel"),
-    "rpe": ("Rpe",),
-    "tno": ("Tno",),
-    "toeplitz": ("toeplitz_plain", "toeplitz_product"),
-}
-HOME_OF = {name: home for home, names in HOMES.items() for name in names}
-__all__ = ["GLU", "GLUv2", "Gtu", "GtuV1", "GtuV3", "Rpe", "TnnBlock", "TnnLayer", "TnnModel",
-           "Tno", "toeplitz_plain", "toeplitz_product"]
+from common.names import lazily
 
+if TYPE_CHECKING:
+    from tnn.im.model import TnnVit
+    from tnn.lra.model import LraModel
+    from tnn.network.block import TnnBlock
+    from tnn.network.glu import GLU, GLUv2
+    from tnn.network.gtu import Gtu, GtuV1, GtuV3
+    from tnn.network.layer import TnnLayer, TnnModel
+    from tnn.network.rpe import Rpe
+    from tnn.network.tno import Tno
+    from tnn.network.toeplitz import toeplitz_plain, toeplitz_product
 
-def __getattr__(name: str):
-    if name not in HOME_OF:
-        raise AttributeError(f"module 'tnn' has no attribute {name!r}")
-    return getattr(import_module(f"tnn.network.{HOME_OF[name]}"), name)
+__all__ = ["GLU", "GLUv2", "Gtu", "GtuV1", "GtuV3", "LraModel", "Rpe", "TnnBlock", "TnnLayer",
+           "TnnModel", "TnnVit", "Tno", "toeplitz_plain", "toeplitz_product"]
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazily(__name__, {
+    "im.model": ("TnnVit",),
+    "lra.model": ("LraModel",),
+    "network.block": ("TnnBlock",),
+    "network.glu": ("GLU", "GLUv2"),
+    "network.gtu": ("Gtu", "GtuV1", "GtuV3"),
+    "network.layer": ("TnnLayer", "TnnModel"),
+    "network.rpe": ("Rpe",),
+    "network.tno": ("Tno",),
+    "network.toeplitz": ("toeplitz_plain", "toeplitz_product")})

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from common.dropout import check_rate, dropout_mask
+from kernels.library import exporting
 from trellisnet.last_output import strides, trellis_last
 from trellisnet.levels import compiled_gates, trellis_levels
 from trellisnet.levels_plain import trellis_plain
@@ -128,7 +129,7 @@ class TrellisNet(nn.Module):
         h0, c0 = self.init_hidden(x.shape[1]) if hidden is None else hidden
         given = (x, *weights, self.bias2, h0, c0, self.hidden_mask(x), self.dilations, self.nout,
                  start, self.aux_levels)
-        if self.plain:
+        if self.plain or exporting():
             out, aux, h, c = trellis_plain(*given)
         elif start == len(x) - 1 and self.skips_positions:
             out, h, c = trellis_last(*given[:9])

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import Function
 
+from kernels.library import exporting
 from kernels.second_derivatives import plain_gradients
 from tnn.network import fused_plain
 from tnn.network.grid import mixed
@@ -99,6 +100,8 @@ def silu_product(z: Tensor) -> Tensor:
 def gated_grid(z: Tensor, T_H: Tensor, T_W: Tensor) -> Tensor:
     """The inner part of the gated Toeplitz unit on a grid: z (2, C, H, b, W) -> u * mixed(v)
     (C, H, b, W) with (u, v) = silu(z), on any device; half precision is computed in float32."""
+    if exporting():
+        return fused_plain.gated_grid(z, T_H, T_W)
     return _GatedGrid.apply(z.contiguous(), T_H, T_W)
 
 

@@ -20,9 +20,11 @@ win up to a hundred or so positions (grid.py).
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function
 
+from kernels.library import exporting
 from kernels.second_derivatives import plain_gradients, shadow
 from tnn.network import toeplitz_cpu
 
@@ -64,6 +66,8 @@ def toeplitz_product(x: Tensor, t: Tensor, dim: int = -2, lags: int | None = Non
     K = _number_of_lags(t.shape[dim], n, lags)
     if n <= DENSE_UP_TO:
         return _along_last(_dense, x, t, dim)
+    if exporting():
+        return _along_last(lambda x, t: _as_convolution(x, t, K), x, t, dim)
     return _along_last(lambda x, t: _CircularConvolution.apply(x, t, K, shadow(x)), x, t, dim)
 
 
@@ -140,6 +144,14 @@ def _widened(x):
 def _dense(x, t):
     matrices = toeplitz_matrix(t, x.shape[-1])  # (R, n, n)
     return torch.bmm(matrices, x.permute(1, 2, 0)).permute(2, 0, 1).contiguous()  # (B, R, n)
+
+
+def _as_convolution(x, t, K):
+    """The equation as a depthwise convolution, for exported graphs: other runtimes have no
+    transform of complex numbers. x (B, R, n), t (R, L) -> (B, R, n)."""
+    ahead = 0 if t.shape[-1] == K else K - 1
+    falling = torch.cat([t[:, K:], t[:, :K]], dim=-1).flip(-1)  # lags K-1 .. 0 or -(K-1)
+    return F.conv1d(F.pad(x, (K - 1, ahead)), falling[:, None], groups=len(t))
 
 
 def _spectrum(t, K, size):
