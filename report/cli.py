@@ -4,7 +4,8 @@
         -- awd_lstm/main.py --batch_size 20 --data data/penn --seed 141 --epoch 500 --save PTB.pt
     python -m report run awd-ptb pointer -- awd_lstm/pointer.py --data data/penn ...
     python -m report finish awd-ptb main pointer
-    python -m report                            results/README.md, figures, the README's table
+    python -m report                            results/README.md and its figures
+    python -m report --compare awd-ptb awd-ptb-wider     their learning curves in one figure
     python -m report --html OUT.html --from runs/demo    one page about the runs in a folder
 
 `run` starts the command in runs/ROW/ (where `data` is a link to the repository's data/), shows its
@@ -13,7 +14,8 @@ script's path is relative to the repository. The numbers come from the metrics.c
 run, otherwise from the log. Typed again, a finished step is skipped and an interrupted one
 continues. `finish` merges the steps into one file in results/records/ROW/, which is committed.
 `write`, which may be left out, reads those and results/published.csv: the same inputs give the same
-results/README.md, byte for byte. With --html it reads the step files of runs that are not (yet)
+results/README.md, byte for byte. STEP may be left out for a run of one step. With --html it reads
+the step files of runs that are not (yet)
 recorded, prints a table and writes a page that needs nothing but itself.
 
 Exit codes: that of the command; 1 files that cannot be written; 2 bad input; 130 interrupted.
@@ -24,7 +26,7 @@ import errno
 import sys
 from pathlib import Path
 
-from report import RESULTS, demo_page, published, results_readme
+from report import RESULTS, ROOT, compare, demo_page, published, results_readme
 from report.errors import UserError
 from report.finish_row import finish
 from report.run_step import run
@@ -40,7 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     actions = parser.add_subparsers(dest="action", required=True)
     step = actions.add_parser("run", help="run and record one step: run ROW STEP [...] -- COMMAND")
     step.add_argument("row")
-    step.add_argument("step", help="main, finetune, pointer, eval, ...")
+    step.add_argument("step", nargs="?", default="main",
+                      help="main (the default), finetune, pointer, eval, ...")
     step.add_argument("--redo", action="store_true", help="set the old record aside, start over")
     step.add_argument("--resume-flag", metavar="WORDS", help='what makes it continue: "--resume"')
     step.add_argument("--resume-if", metavar="PATH", help="... if this file exists in the folder")
@@ -59,6 +62,10 @@ def build_parser() -> argparse.ArgumentParser:
     page.add_argument("--html", metavar="OUT", type=Path, help="write a page about --from")
     page.add_argument("--from", metavar="DIR", type=Path, dest="folder",
                       help="folder of runs, as `run` leaves it: DIR/ROW/STEP.json")
+    page.add_argument("--compare", metavar="RUN", nargs="+",
+                      help="draw the curves of these runs (rows, or folders with curves) together")
+    page.add_argument("--out", metavar="FILE", type=Path, default=ROOT / "runs" / "compare.svg",
+                      help="where --compare draws them (default: %(default)s)")
     page.add_argument("--results", metavar="DIR", type=Path, default=RESULTS,
                       help="where published.csv, records/, figures/ and README.md are")
     return parser
@@ -107,6 +114,9 @@ def write(args: argparse.Namespace) -> int:
     """The action `write`. Raises UserError."""
     if bool(args.html) != bool(args.folder):
         raise UserError("--html OUT and --from DIR belong together")
+    if args.compare:
+        compare.compare(args.compare, args.out)
+        return 0
     lines = published.load(args.results / "published.csv")
     if args.html:
         demo_page.write(args.html, args.folder, lines)

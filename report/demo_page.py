@@ -86,10 +86,11 @@ def card(name: str, steps: list[dict], lines: list[Line]) -> dict:
     row = published.like(name, steps[0]["like"])
     metric = plots.curve_metric(steps, published.first_metric(lines, row))
     drawn = plots.series(steps, metric) if metric else []
-    enough = sum(len(points) for _, points in drawn) > 1
+    label = plots.METRICS.get(metric)
     return {
-        "name": name, "row": row, "metric": plots.METRICS.get(metric),
-        "figure": plots.svg_address(drawn, plots.METRICS[metric]) if enough else None,
+        "name": name, "row": row, "metric": label,
+        "figure": plots.svg_address(lambda: plots.picture(drawn, label))
+        if plots.is_curve(drawn) else None,
         "shrunk": list(dict.fromkeys(step["shrunk"] for step in steps if step["shrunk"])),
         "published": [f"{stage} {step_numbers.pair(values)} {step_numbers.NAMES[which]}"
                       for (stage, which), values in published.targets(lines, row).items()],

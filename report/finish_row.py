@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from report import RESULTS, ROOT, provenance
+from report import RESULTS, ROOT, change, provenance, published
 from report.errors import UserError
 from report.json_files import read_json, write_json
 from report.step_files import Step, is_smoke, runs_folder
@@ -15,6 +15,9 @@ from report.step_files import Step, is_smoke, runs_folder
 def finish(args: Namespace) -> int:
     """Merges the steps and says where; returns the exit code. Raises UserError if one is missing
     or not finished."""
+    asked = change.asked()
+    if asked:
+        args.row = asked.row(args.row)
     workdir = runs_folder(args) / args.row
     names = args.steps or sorted(path.stem for path in workdir.glob("*.attempts"))
     if not names:
@@ -31,6 +34,8 @@ def finish(args: Namespace) -> int:
     path = record_path(Path(args.into or RESULTS / "records") / args.row, last, merged)
     write_json(path, merged)
     print(f"{args.row}: {len(steps)} steps recorded in {path}")
+    if asked:
+        print(change.beside_published(merged, published.load(RESULTS / "published.csv")))
     return 0
 
 

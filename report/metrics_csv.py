@@ -72,6 +72,18 @@ def latest_folder(listing: Path) -> Path | None:
     return Path(folders[-1]) if folders else None
 
 
+def settings(folder: Path | None) -> dict:
+    """Every flag of the run in a folder, defaults included, as args.json has them; empty without
+    one. Raises UserError."""
+    if folder is None:
+        return {}
+    try:
+        found = json.loads((folder / "args.json").read_text(encoding="utf-8"))
+        return {name: value for name, value in found.items() if name != "script"}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder / 'args.json'}: not the settings of a run ({error})") from error
+
+
 def read(folder: Path) -> tuple[list[dict], dict, str | None]:
     """(curve: a dict per epoch, in order; closing numbers; what the best epoch is judged by) of the
     run in a folder. Raises UserError."""

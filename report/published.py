@@ -48,6 +48,9 @@ ROWS = {
     "tnn-lra-pathfinderx": "Path-X",
     "tnn-speed": "speed against length",
 }
+# Published as a plot without a table.
+FIGURES = {"tnn-speed": "Figure 1: plot only, no table",
+           "tnn-extrapolation": "figure: plot only, no table"}
 STEPS = ("main", "finetune", "pointer", "eval")  # stages that are steps of a row
 
 

@@ -1,199 +1,187 @@
 """results/README.md: published numbers and our recorded runs side by side, with the figures.
 
-From results/published.csv and results/records/ROW/*.json (written by `finish`); the same inputs
-give the same text, byte for byte.
+From results/published.csv, results/rows.csv and results/records/ROW/*.json (written by `finish`);
+the same inputs give the same text, byte for byte.
 """
 
 import re
-import shlex
 from pathlib import Path
 
-from report import front_table, plots, provenance, published, step_numbers
-from report.errors import UserError
-from report.json_files import read_json, write_text
+from report import figures, needs, published, records, step_numbers
+from report.figures import Shown
+from report.json_files import write_text
+from report.needs import Needs
 from report.published import Line
+from report.records import Draws, Record
+from report.results_runs import describe, small_runs
 from report.step_numbers import DECIMALS, NAMES, pair
+from report.tables import folded, table
 
 INTRO = """# Results
 
-Written by `python -m report` (`make report`) from [published.csv](published.csv) and
-[records/](records/); do not edit. The columns *published* hold numbers of the papers, their
-repositories, or later papers quoting them (source of each: published.csv). The columns *ours* hold
-what was measured with this code, on the machine named further down. "Not run here" means just that:
-nobody has recorded the row yet; `make` lists those that can be reproduced. Pairs are validation /
-test; of several runs of a row the table shows the latest.
+Written by `python -m report` (`make report`) from [published.csv](published.csv),
+[rows.csv](rows.csv), [others/](others/) and [records/](records/); do not edit. *Published* are
+numbers of the papers, their repositories, or later papers quoting them (source of each:
+published.csv). *Ours* are what this code measured. Pairs are validation / test; several seeds are
+given as mean +- standard deviation. Only a run with the published settings, sizes and data stands
+beside a published number; everything smaller is under [Small runs](#small-runs). More, by paper:
+[the readable AWD-LSTM](awd_lstm_scratch.md), [predefined sparseness](sparse_seq.md),
+[TNN](tnn.md); [speed](benchmarks/); [what was done to break the scripts](trust.md).
 """
-CONTEXT = ("Ablations, early values, speed, memory, re-runs by others; none of them was measured "
-           "here.\n")
+CONTEXT = ("Ablations, early values, speed, memory, re-runs by others, other models of the same "
+           "table; none of them was measured here.\n")
+NOT_AT_HAND = "not at hand"  # published, but in a table that could not be had
+NO_RECORD = "No row has been run to its end yet; its first epochs are below."
 
 
 def write(results: Path, lines: list[Line]) -> None:
-    """Writes README.md and the figures in `results`, and the table of the README above it; says
-    so. Raises UserError for a record that cannot be read."""
-    records = load_records(results / "records")
-    figures = draw(records, lines, results / "figures")
+    """Writes README.md and the figures in `results`; says so. Raises UserError for a record that
+    cannot be read."""
+    found = records.load(results / "records")
+    curves = figures.of_records(found, lines, results)
+    beside = dict(figures.beside_others(found, results))
+    text = readme(lines, needs.load(results / "rows.csv"), found, curves, beside)
     path = results / "README.md"
-    write_text(path, readme(lines, records, figures))
-    front_table.write(results.parent / "README.md", lines, records, results)
-    print(f"{path}: {len(records)} recorded runs, {len(figures)} figures")
+    write_text(path, text)
+    print(f"{path}: {len(found)} recorded runs, {len(curves) + len(beside)} figures")
 
 
-def load_records(folder: Path) -> list[dict]:
-    """All recorded runs, oldest first; each knows the file it came from. Raises UserError."""
-    records = []
-    for path in sorted(folder.glob("*/*.json")):
-        record = read_json(path)
-        if not isinstance(record, dict) or not record.get("steps"):
-            raise UserError(f"{path}: not a record of a run")
-        records.append({**record, "path": path.relative_to(folder.parent).as_posix()})
-    return sorted(records, key=lambda record: (record["date"], record["path"]))
-
-
-def is_full(record: dict) -> bool:
-    """True for a run that may stand for its published row."""
-    return record["row"] in published.ROWS and not record.get("smoke")
-
-
-def draw(records: list[dict], lines: list[Line], folder: Path) -> dict[str, str]:
-    """One PNG per recorded run that has a curve -> {path of the record: path of the figure}."""
-    figures = {}
-    for record in records:
-        name = plots.curve_metric(record["steps"], published.first_metric(lines, record["row"]))
-        if name:
-            folder.mkdir(parents=True, exist_ok=True)
-            # the latest run of a row has the row's plain name: later ones overwrite it
-            path = folder / f"{record['row']}.png"
-            plots.save_png(plots.series(record["steps"], name), plots.METRICS[name],
-                           record["row"], path)
-            figures = {k: v for k, v in figures.items() if v != f"figures/{path.name}"}
-            figures[record["path"]] = f"figures/{path.name}"
-    return figures
-
-
-def readme(lines: list[Line], records: list[dict], figures: dict[str, str]) -> str:
-    """The text of README.md; figures: {path of a record: path of its figure}."""
-    full = [record for record in records if is_full(record)]
-    latest = {record["row"]: record for record in full}
-    rows = [cells for row in published.ROWS for cells in compare(lines, row, latest.get(row))]
-    text = [INTRO, "## Published and ours", "",
-            *table(["row", "step", "metric", "published", "ours", "ours - published"], rows), "",
-            "## How ours were made", ""]
-    if not full:
-        text += ["No row has been recorded yet.", ""]
+def readme(lines: list[Line], known: dict[str, Needs], found: list[Record],
+           curves: dict[str, Shown], beside: dict[str, Shown]) -> str:
+    """The text of README.md; curves: {path of a record: its learning curve}."""
+    full = [record for record in found if records.is_full(record)]
+    text = [INTRO, "## Published and ours", "", *([] if full else [NO_RECORD, ""]),
+            *main_table(lines, known, full), "",
+            f"*{NOT_AT_HAND}*: published, in a table of the paper that could not be had. *Figure*: "
+            "a plot without a table.", "",
+            *first_epochs(found, beside), *other_figures(beside),
+            "## How long, how much memory", "",
+            "As far as published, measured or counted; a dash where nothing is known.", "",
+            *costs(known, full), ""]
+    if full:
+        text += ["## How ours were made", ""]
     for row in published.ROWS:
         for record in (record for record in full if record["row"] == row):
-            text += describe(record, lines, figures.get(record["path"]))
-    text += ["## Other recorded runs", "",
-             *other_runs([record for record in records if not is_full(record)], figures)]
+            text += describe(record, lines, curves.get(record["path"]))
+    text += changed_rows(lines, found)
+    text += small_runs([record for record in found if not records.is_full(record)
+                        and not records.changed(record)], lines, curves)
     context = [[line["row"], line["stage"], line["system"], line["metric"], line["split"],
                 line["value"], line["source"], line["note"] or "-"]
                for line in lines if not published.is_target(line)]
     text += ["", "## Other published numbers", "", CONTEXT,
-             *table(["row", "what", "system", "metric", "split", "published", "source", "note"],
-                    context)]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(text)) + "\n"
+             *folded(f"All {len(context)}", table(
+                 ["row", "what", "system", "metric", "split", "published", "source", "note"],
+                 context))]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(text)).rstrip() + "\n"
 
 
-def table(head: list[str], rows: list[list]) -> list[str]:
-    """Lines of a Markdown table."""
-    cells = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(str(c).replace("|", "\\|") for c in line) + " |" for line in cells]
+# ------------------------------------------------------------------------------ the main table
+def main_table(lines: list[Line], known: dict[str, Needs], full: list[Record]) -> list[str]:
+    """Every row: what, published, ours and their difference, or what it takes."""
+    by_row = {row: records.alike([r for r in full if r["row"] == row]) for row in published.ROWS}
+    rows = [cells for row, mine in by_row.items() for cells in compare(lines, known, row, mine)]
+    return table(["row", "what", "step", "metric", "published", "ours", "ours - published",
+                  "to run it"], rows)
 
 
-def compare(lines: list[Line], row: str, record: dict | None) -> list[list[str]]:
-    """The lines of the main table for one row."""
-    steps, wanted = (record["steps"] if record else []), published.targets(lines, row)
+def compare(lines: list[Line], known: dict[str, Needs], row: str, mine: list[Record]
+            ) -> list[list[str]]:
+    """The lines of the main table for one row; mine: its full runs, which differ by the seed."""
+    head, takes = [f"`{row}`", published.ROWS[row]], known[row].needs if row in known else "-"
+    wanted = published.targets(lines, row)
     if not wanted:
-        return without_target(row, record, any(line["row"] == row for line in lines))
-    rows, only_stage = [], len({stage for stage, _ in wanted}) == 1
+        return without_target(head, row, mine, takes)
+    cells, only_stage = [], len({stage for stage, _ in wanted}) == 1
     for (stage, metric), values in wanted.items():
-        ours = {split: step_numbers.number_of(steps, stage, metric, split, only_stage)
+        ours = {split: numbers_of(mine, stage, metric, split, only_stage)
                 for split in ("valid", "test")}
-        gaps = {split: f"{ours[split] - float(values[split]):+.{DECIMALS[metric]}f}"
-                for split in values if ours.get(split) is not None}
-        rows.append([row, stage, NAMES[metric], pair(values),
-                     pair(ours, metric) if record else "not run here", pair(gaps)])
-    return rows
+        gaps = [f"{drawn.mean - float(values[split]):+.{DECIMALS[metric]}f}"
+                for split, drawn in ours.items() if drawn and split in values]
+        said = " / ".join(drawn.write(metric) if drawn else "-" for drawn in ours.values())
+        cells.append([*head, stage, NAMES[metric], pair(values), said if mine else "-",
+                      " / ".join(gaps) or "-", "-" if mine else takes])
+        head, takes = ["", ""], "-"
+    return cells
 
 
-def without_target(row: str, record: dict | None, has_context: bool) -> list[list[str]]:
+def numbers_of(mine: list[Record], stage: str, metric: str, split: str, only_stage: bool
+               ) -> Draws | None:
+    """Our number of a stage in each of the runs."""
+    values = [step_numbers.number_of(record["steps"], stage, metric, split, only_stage)
+              for record in mine]
+    values = [value for value in values if value is not None]
+    return Draws(values) if values else None
+
+
+def without_target(head: list[str], row: str, mine: list[Record], takes: str) -> list[list[str]]:
     """The same for a row of which no number was published that a step should reach."""
-    known = "see below" if has_context else "not found"
-    if not record:
-        return [[row, "-", "-", known, "not run here", "-"]]
-    return [[row, step["step"], metric, known, numbers, "-"] for step in record["steps"]
-            for metric, numbers in (own_numbers(step),)]
+    known = published.FIGURES.get(row, NOT_AT_HAND)
+    if not mine:
+        return [[*head, "-", "-", known, "-", "-", takes]]
+    return [[*head, step["step"], metric, known, numbers, "-", "-"] for step in mine[-1]["steps"]
+            for metric, numbers in (step_numbers.own(step),)]
 
 
-def own_numbers(step: dict) -> tuple[str, str]:
-    """(name of the metric, 'valid / test') of a step."""
-    metric = step_numbers.metric_of(step)
-    if metric is None:
-        return "-", "-"
-    values = {split: step["final"].get(f"{split}_{metric}") for split in ("valid", "test")}
-    return NAMES[metric], pair(values, metric)
+# --------------------------------------------------------------- first epochs, figures, costs
+def first_epochs(found: list[Record], beside: dict[str, Shown]) -> list[str]:
+    """Our first epochs of published runs at full size, beside an outsider's."""
+    if "ptb" not in beside:
+        return []
+    rows = []
+    for record in found:
+        if records.beginning_of(record) is None:
+            continue
+        for step in record["steps"]:
+            rows.append([f"`{record['row']}`", step_numbers.last_epoch(step),
+                         *(step_numbers.own(step)), step["threads"],
+                         step_numbers.duration(step["wall_seconds"]), step["date"][:10],
+                         f"[record]({record['path']})"])
+    return ["## First epochs at full size", "", *beside["ptb"].markdown(),
+            *table(["run", "epochs", "metric", "validation / test", "threads", "wall time", "date",
+                    ""], rows), "",
+            "The outsider's log has test perplexity 337.22, 220.76, 178.69 after epochs 1, 2, 3; "
+            "its source and more: [others/](others/). Wall times are those of machines that other "
+            "work kept busy.", ""]
 
 
-def describe(record: dict, lines: list[Line], figure: str | None) -> list[str]:
-    """The section of one recorded run."""
-    steps, last = record["steps"], record["steps"][-1]
-    metric = published.first_metric(lines, record["row"])
-    name = plots.METRICS.get(plots.curve_metric(steps, metric), "value")
-    head = ["step", "date", "commit", "seed", "wall time", "peak memory", "epochs",
-            f"{name} after epoch 1", "after epoch 10", "s/epoch"]
-    text = [f"### {record['row']} ({record['date'][:10]})", "",
-            f"{provenance.describe(last['hardware'])}; {last['threads']} threads; "
-            f"{provenance.versions_of(last)}. "
-            f"Record: [{Path(record['path']).name}]({record['path']}).", "",
-            *table(head, [how_made(step, metric) for step in steps]), "",
-            "```sh", *[command_line(step["command"]) for step in steps], "```", ""]
-    return text + ([f"![learning curve]({figure})", ""] if figure else [])
+def other_figures(beside: dict[str, Shown]) -> list[str]:
+    """The figures that are no run's learning curve."""
+    shown = [beside[name] for name in ("figure3", "length", "wt2") if name in beside]
+    if not shown:
+        return []
+    return ["## Figures", "", *(line for figure in shown for line in figure.markdown())]
 
 
-def how_made(step: dict, metric: str | None) -> list:
-    """A step's line in the table of how it was made."""
-    return [step["step"], step["date"][:10], provenance.commit_of(step),
-            "-" if step["seed"] is None else step["seed"],
-            step_numbers.duration(step["wall_seconds"]), f"{step['peak_rss_mb']} MB",
-            step_numbers.last_epoch(step), *pace(step, metric)]
+def costs(known: dict[str, Needs], full: list[Record]) -> list[str]:
+    """Seconds an epoch and memory of every row, ours added where it was run."""
+    rows = []
+    for row, need in known.items():
+        mine = [record for record in full if record["row"] == row]
+        seconds, memory = need.seconds_per_epoch, need.memory
+        for step in (mine[-1]["steps"] if mine else []):
+            if (pace := step_numbers.seconds_per_epoch(step)) is not None:
+                seconds = f"{pace:.0f} ({step['step']}, ours); {seconds}"
+                memory = f"{step['peak_rss_mb']} MB ({step['step']}, ours); {memory}"
+        rows.append([f"`{row}`", need.needs, seconds, memory, need.source])
+    return table(["row", "to run it", "seconds an epoch", "memory", "source"], rows)
 
 
-def pace(step: dict, metric: str | None) -> list[str]:
-    """A step's validation value after epochs 1 and 10, so that others can tell early whether their
-    run is healthy, and seconds per epoch."""
-    name = plots.curve_metric([step], metric)
-    cells = []
-    for epoch in (1, 10):
-        points = [point for point in step["curve"] if point["epoch"] == epoch]
-        value = points[0].get(name) if points else None
-        cells.append("-" if value is None else f"{value:.2f}")
-    seconds = step_numbers.seconds_per_epoch(step)
-    return [*cells, "-" if seconds is None else f"{seconds:.1f}"]
-
-
-def other_runs(records: list[dict], figures: dict[str, str]) -> list[str]:
-    """The section of the runs that are not a published row."""
-    if not records:
-        return ["None.", ""]
-    rows = [other_run(record, step) for record in records for step in record["steps"]]
-    head = ["run", "step", "metric", "ours", "after epoch 1", "after epoch 10", "s/epoch",
-            "wall time", "commit", "hardware", "command", "note"]
-    shown = [figures[record["path"]] for record in records if record["path"] in figures]
-    return ["Other sizes or settings than a published row: not to be compared with it.", "",
-            *table(head, rows), "", *(f"![{figure}]({figure})" for figure in shown)]
-
-
-def other_run(record: dict, step: dict) -> list[str]:
-    """A step's line in the table of the runs that are not a published row."""
-    note = "; ".join(["smoke run"] * bool(record.get("smoke")) + [step["shrunk"] or ""])
-    return [record["row"], step["step"], *own_numbers(step),
-            *pace(step, step_numbers.metric_of(step)),
-            step_numbers.duration(step["wall_seconds"]), provenance.commit_of(step),
-            provenance.describe(step["hardware"]), f"`{command_line(step['command'])}`",
-            note.strip("; ") or "-"]
-
-
-def command_line(command: list[str]) -> str:
-    """What to type at the repository's root."""
-    python = "python " if command[0].endswith(".py") else ""
-    return python + re.sub(r"\s*\n\s*", " ", shlex.join(command))
+# ------------------------------------------------------------------------------- changed rows
+def changed_rows(lines: list[Line], found: list[Record]) -> list[str]:
+    """Runs with AS= and ARGS=: a row's pipeline with a change, beside the row."""
+    rows = []
+    for record in found:
+        what = records.changed(record)
+        if what is None or record.get("smoke"):
+            continue
+        row = published.like(record["row"], record["steps"][0]["like"])
+        for step in record["steps"]:
+            metric, numbers = step_numbers.own(step)
+            known = published.targets(lines, row).get((step["step"], step_numbers.metric_of(step)))
+            rows.append([f"`{record['row']}`", f"`{what}`", step["step"], metric, numbers,
+                         f"`{row}`: {pair(known)}" if known else f"`{row}`"])
+    if not rows:
+        return []
+    return ["## Rows with a change", "", *table(
+        ["run", "change", "step", "metric", "ours", "published, without the change"], rows), ""]

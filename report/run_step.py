@@ -10,7 +10,7 @@ import time
 from argparse import Namespace
 from datetime import UTC, datetime
 
-from report import ROOT, log_lines, measurements, provenance
+from report import ROOT, change, log_lines, measurements, metrics_csv, provenance
 from report.command import executable, execute
 from report.errors import UserError
 from report.json_files import read_json, write_json
@@ -21,8 +21,14 @@ def run(args: Namespace, command: list[str]) -> int:
     """Runs the command unless it is done; returns the exit code. Raises UserError."""
     if not command:
         raise UserError("run needs a command after --")
+    asked = change.asked()
+    if asked:
+        args.like, args.row = args.like or args.row, asked.row(args.row)
+    args.changed = asked.text if asked else None
     step = Step(args.row, args.step, runs_folder(args) / args.row)
     make_workdir(step.workdir)
+    if asked:
+        command = change.applied(asked, step.name, command, step.workdir)
     with locked(step):
         if args.redo:
             set_aside(step)
@@ -119,12 +125,15 @@ def succeed(step: Step, command: list[str], attempts: list[dict], args: Namespac
 def make_record(step: Step, command: list[str], attempts: list[dict], args: Namespace) -> dict:
     """All that is known about a step that has succeeded."""
     curve, final = measurements.of_step(step)
-    last = attempts[-1]
+    settings = metrics_csv.settings(metrics_csv.latest_folder(step.curves))
+    last, seed = attempts[-1], seed_of(command)
     return {
         "row": step.row, "step": step.name, "command": command, "exit_code": 0,
         "smoke": is_smoke(args), "like": args.like, "shrunk": args.shrunk,
+        "changed": args.changed,
         "artifacts": args.artifact, "commit": last["commit"], "dirty": last["dirty"],
-        "seed": seed_of(command), "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "seed": settings.get("seed") if seed is None else seed, "settings": settings,
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         **provenance.facts(),
         "wall_seconds": round(sum(a["wall_seconds"] for a in attempts), 2),
         "peak_rss_mb": max(a.get("peak_rss_mb") or 0 for a in attempts),

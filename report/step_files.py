@@ -15,13 +15,18 @@ from report import ROOT
 from report.errors import UserError
 
 
+def valid_name(word: str) -> bool:
+    """May a row or a step be called so?"""
+    return re.fullmatch(r"[A-Za-z0-9][\w.-]*", word) is not None
+
+
 class Step:
     """The files of one step: record (only when it succeeded), log, attempts so far, a list of the
     folders with the run's curves, lock."""
 
     def __init__(self, row: str, name: str, workdir: Path):
         for word in (row, name):
-            if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", word):
+            if not valid_name(word):
                 raise UserError(f"not a name for a row or a step: {word!r}")
         self.row, self.name, self.workdir = row, name, workdir
         self.record = workdir / f"{name}.json"

@@ -38,6 +38,15 @@ def pair(values: dict, metric: str | None = None) -> str:
     return "-" if cells == ["-", "-"] else " / ".join(cells)
 
 
+def own(step: dict) -> tuple[str, str]:
+    """(name of the metric, 'valid / test') of a step."""
+    metric = metric_of(step)
+    if metric is None:
+        return "-", "-"
+    values = {split: step["final"].get(f"{split}_{metric}") for split in ("valid", "test")}
+    return NAMES[metric], pair(values, metric)
+
+
 def last_epoch(step: dict) -> str:
     """How many epochs a step has seen; a fraction where fairseq validated within one."""
     return f"{step['curve'][-1]['epoch']:g}" if step["curve"] else "-"
