@@ -7,6 +7,7 @@ from pathlib import Path
 from report import provenance
 from report.finish_row import scrubbed
 from report.json_files import read_json, write_json
+from report.records import is_noise
 
 KEPT = ("step", "command", "commit", "dirty", "seed", "date", "versions", "hardware", "threads",
         "wall_seconds", "curve", "final")
@@ -119,26 +120,37 @@ def draw_causes(runs: dict, variants, path: Path) -> None:
 def parity(folder: Path, out: Path, seeds) -> None:
     """out/README.md: this directory beside awd_lstm/main.py."""
     runs = collect(folder, out, [f"{kind}-{seed}" for kind in KINDS for seed in seeds])
-    rows, means = [], {}
+    rows, toolkit = [], []
     for kind, what in KINDS.items():
         values = [last(runs[f"{kind}-{seed}"]) for seed in seeds if f"{kind}-{seed}" in runs]
         if len(values) < len(seeds):
             continue
-        means[kind] = statistics.mean(values)
-        rows.append([what, *(f"{v:.2f}" for v in values), f"{means[kind]:.2f}",
-                     f"{100 * (means[kind] / means['toolkit'] - 1):+.2f} %"])
+        toolkit = toolkit or values
+        rows.append([what, *(f"{v:.2f}" for v in values), f"{statistics.mean(values):.2f}",
+                     difference(values, toolkit)])
     lines = heading("The readable AWD-LSTM beside awd_lstm/main.py", runs,
                  "make reproduce-awd-scratch-parity",
                  "Same settings, a slice of the Penn Treebank, all dropouts on, two epochs; "
                  "validation perplexity after the last. The twin (twin.py) starts from the "
                  "toolkit's weights and draws its masks: what is left is a difference in rounding. "
                  "Left to itself (if there is such a row), with weights and masks of its own, it "
-                 "differs by chance, as the seeds do among themselves.")
-    lines += table(["", *(f"seed {seed}" for seed in seeds), "mean", "mean, to the toolkit"], rows)
+                 "differs by chance, as the seeds do among themselves. +- is the standard error "
+                 "of the difference.")
+    lines += table(["", *(f"seed {seed}" for seed in seeds), "mean", "difference to the toolkit"], rows)
     command = runs[f"toolkit-{seeds[0]}"]["command"]
     lines += [f"The toolkit's command: `{' '.join(command)}`", ""]
     (out / "README.md").write_text("\n".join(lines))
     print("\n".join(table(["", *seeds, "mean", ""], rows)))
+
+
+def difference(values: list[float], toolkit: list[float]) -> str:
+    """'-4.5 +- 8.3: noise' for the means of two sets of seeds."""
+    gap = statistics.mean(values) - statistics.mean(toolkit)
+    if values == toolkit:
+        return "0"
+    error = (statistics.variance(values) / len(values)
+             + statistics.variance(toolkit) / len(toolkit)) ** 0.5
+    return f"{gap:+.1f} +- {error:.1f}{': noise' if is_noise(values, toolkit) else ''}"
 
 
 KINDS = {"toolkit": "awd_lstm/main.py (nn.LSTM)", "twin": "scratch, same weights and masks",
