@@ -31,8 +31,9 @@ class QRNNLayer(nn.Module):
     """One QRNN layer (1611.01576, section 2: fo-pooling, or f-pooling without the output gate).
 
     window 2 convolves each input with the one before it; save_prev_x carries the last input over to
-    the next call (reset() forgets it; an exported layer begins a text at each call). zoneout (section 2.1) sets that share of the forget gates to
-    zero in training, where the cell then keeps its value, and scales them all in evaluation.
+    the next call (reset() forgets it; an exported layer begins a text at each call). zoneout
+    (section 2.1) sets that share of the forget gates to zero in training, where the cell then keeps
+    its value, and scales them all in evaluation.
     use_cuda is accepted and ignored.
     """
 
