@@ -20,15 +20,19 @@ COLUMNS = ("step", "epoch", "name", "value")
 def claim(log_dir: Path | str, name: str, save: Path | None = None) -> Path:
     """Makes log_dir/name, or name-2, name-3, ...: the first that is nobody's yet. mkdir decides, so
     that two runs started together never share one. save: the run's folder, if it writes into one;
-    the run has it to itself, and the first curves may be drawn there."""
+    the run has it to itself, and the first curves may be drawn there. Else the file of its best
+    model, whose name stays free."""
     log_dir = Path(log_dir)
     log_dir.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(1):
         folder = log_dir / (name if number == 1 else f"{name}-{number}")
+        is_save = save is not None and os.path.realpath(folder) == os.path.realpath(save)
+        if is_save and not save.is_dir():
+            continue
         try:
             folder.mkdir()
         except FileExistsError:
-            if save is None or not folder.samefile(save) or (folder / "metrics.csv").exists():
+            if not is_save or (folder / "metrics.csv").exists():
                 continue
         return folder.absolute()
     raise AssertionError

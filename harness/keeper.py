@@ -106,7 +106,7 @@ class Keeper:
             setattr(args, self.places.where, self.fabric.broadcast(self.default_save()))
         self.writes = self.writes and bool(self.places.given)
         if self.writes:
-            self.places.check(self.tunes)
+            self.places.check(self.tunes, self.found is not None)
             lock = Lock(self.places.lock)
             lock.acquire(f"{self.places.flag} {self.places.given}", self.fabric)
             self._stack.callback(lock.release)
@@ -213,8 +213,7 @@ class Keeper:
     def _open_curves(self, state: dict | None) -> None:
         args, own = self.args, state is not None and self.places.is_own(state)
         settings = {"script": self.script, **flags.plain(args)}
-        save = Path(self.places.given) if self.places.folder else None
-        place = args.log_dir, self.places.name, save
+        place = args.log_dir, self.places.name, Path(self.places.given)
         try:
             folder = (curves.continued(state, own, *place) if state else curves.claim(*place))
             self.curves = curves.Curves(folder, settings, self.run.progress.step,

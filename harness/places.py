@@ -11,6 +11,9 @@ from typing import Any
 from harness import files, flags
 from harness.endings import BadInput, bad_input
 
+# Of the files that a run writes beside --save; a --save of that name would be another run's file.
+ENDINGS = (".state", ".finetune", ".prev", ".lock", ".part", ".link")
+
 
 class Places:
     """Where the run writes that the flag `where` names, usually --save.
@@ -80,10 +83,16 @@ class Places:
         """Is the file in the run's folder? A folder is copied whole."""
         return self.folder and file.resolve().parent == Path(self.given).resolve()
 
-    def check(self, tunes: bool = False) -> None:
+    def check(self, tunes: bool = False, resumes: bool = False) -> None:
         """Makes the folder where it is missing. Raises BadInput if nothing can be written there:
-        better now than after an epoch. tunes: the model that the run begins from must be there."""
+        better now than after an epoch; and, unless the run `resumes`, for a name that may be that
+        of another run's file. tunes: the model that the run begins from must be there."""
         flag = f"{self.flag} {self.given}"
+        if not (self.folder or tunes or resumes):
+            for ending in (*ENDINGS, *self._also):
+                if self.given.endswith(ending):
+                    raise BadInput(f"{flag}: names that end in {ending} are those of a run's other "
+                                   "files: give another name")
         if tunes and not self.best.exists():
             raise BadInput(f"{self.flag}: there is no file {self.best}")
         if not self.folder and (Path(self.given).is_dir() or self.given.endswith(os.sep)):

@@ -35,6 +35,13 @@ def test_the_first_free_name(tmp_path):
     assert claim(tmp_path / "logs", "n.pt").name == "n.pt-2"
 
 
+def test_the_name_of_the_model_stays_free(tmp_path):
+    """--log-dir is the folder of --save: a folder m.pt there would be in the model's way."""
+    assert claim(tmp_path, "m.pt", tmp_path / "m.pt") == tmp_path / "m.pt-2"
+    (tmp_path / "m.pt").write_text("an earlier model")
+    assert claim(tmp_path, "m.pt", tmp_path / "m.pt") == tmp_path / "m.pt-3"
+
+
 def test_a_claimed_folder_is_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert claim("logs", "m") == tmp_path / "logs/m"

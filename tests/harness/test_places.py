@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from harness import files
 from harness.endings import BadInput
-from harness.places import Places, name_by_time
+from harness.places import ENDINGS, Places, name_by_time
 
-OURS = (".state", ".prev", ".lock", ".part", ".link", ".old")  # endings that no --save should have
+OURS = (*ENDINGS, ".old")
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0", exclude_categories=["Cs"]),
                 min_size=1, max_size=12).filter(
     lambda name: name not in (".", "..") and not any(ours in name for ours in OURS))
@@ -95,6 +95,15 @@ def test_a_folder_is_no_file_name(tmp_path, monkeypatch, save):
     with pytest.raises(BadInput, match=f"--save {save} is a folder: give the name of a file"):
         of(save).check()
     assert [p.name for p in tmp_path.iterdir()] == ["models"]
+
+
+@pytest.mark.parametrize("save", ["m.pt.state", "m.pt.finetune", "m.pt.state.prev", "m.pt.csv"])
+def test_the_name_of_another_runs_file_is_refused(tmp_path, save):
+    """Fine-tuning m.pt keeps its state in m.pt.finetune.state: the same as a run m.pt.finetune."""
+    places = of(str(tmp_path / save), also=(".csv",))
+    with pytest.raises(BadInput, match=f"--save .*{save}: names that end in .* give another name"):
+        places.check()
+    places.check(resumes=True)
 
 
 def test_a_file_is_no_folder(tmp_path):
