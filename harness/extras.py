@@ -1,9 +1,13 @@
 """What pip must install for a script: a missing package is answered with one line.
 
+    python -m harness.extras fairseq        nothing, or the line and exit code 2
+
 pyproject.toml lists the extras; the models themselves need none of them.
 """
 
+import importlib.util
 import os
+import platform
 import sys
 import traceback
 
@@ -15,6 +19,8 @@ EXTRAS = {
     "requests": "data", "sklearn": "data",
     "matplotlib": "report", "jinja2": "report",
 }
+# Where fairseq's wheel can be installed.
+FAIRSEQ = ("Python 3.11 on Linux x86_64", "Python 3.12 on Linux x86_64")
 
 
 def advice(error: BaseException) -> str | None:
@@ -27,10 +33,11 @@ def advice(error: BaseException) -> str | None:
         return f"{module} is not installed: make setup in a checkout, or pip install torch numpy"
     if module not in EXTRAS:
         return None
-    if module == "fairseq" and (sys.version_info >= (3, 13) or sys.platform != "linux"):
-        return (f"TNN's language models need fairseq, which has no wheel for Python "
-                f"{sys.version_info[0]}.{sys.version_info[1]} on {sys.platform}: use Python 3.11 "
-                "or 3.12 on Linux (x86_64); everything else runs here")
+    here = (f"Python {sys.version_info[0]}.{sys.version_info[1]} on {platform.system()} "
+            f"{platform.machine()}")
+    if module == "fairseq" and here not in FAIRSEQ:
+        return (f"TNN's language models need fairseq, which has no wheel for {here}: use Python "
+                "3.11 or 3.12 on Linux (x86_64); everything else runs here")
     return (f"{module} is not installed: pip install 'sequence-papers[{EXTRAS[module]}]' "
             "(in a checkout: make setup)")
 
@@ -51,3 +58,14 @@ def _answer(kind, error, trace) -> None:
         traceback.print_exception(kind, error, trace)
     print(f"{os.path.basename(sys.argv[0])}: {found}", file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+def require(module: str) -> None:
+    """Exits with the line and code 2 if the module is not installed."""
+    if importlib.util.find_spec(module) is None:
+        print(advice(ModuleNotFoundError(name=module)), file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    require(sys.argv[1])

@@ -109,7 +109,12 @@ need_data() {
         "tnn/data/wikitext-103-raw $1"
 }
 
-# known_arch NAME: the original has many more architectures, which no script or paper uses
+# need_fairseq: or one line that says how to get it
+need_fairseq() {
+    "$PYTHON" -m harness.extras fairseq || exit 2
+}
+
+# known_arch NAME: needs fairseq too; the original has many more architectures, which no script or paper uses
 known_arch() {
     "$PYTHON" -m tnn.lm.architectures "$1"
 }

@@ -9,6 +9,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 usage 'bash length_extrapolation.sh ARCH LENGTH [further flags of fairseq-eval-lm]' $# 2
 ARCH=$1 LENGTH=$2
 shift 2
+need_fairseq
 case $LENGTH in
     *[!0-9]* | '' | 0* | ??????????*)
         stop "LENGTH is a positive number of at most 9 digits, not '$LENGTH'" ;;

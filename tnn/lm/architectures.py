@@ -1,9 +1,12 @@
 """The published architectures as tables of fairseq's options; the plugin registers them.
 
     python -m tnn.lm.architectures NAME    complains in one line, exit code 2, if it is none of them
+                                           or if fairseq is missing
 """
 
 import sys
+
+from harness import extras
 
 # Options of the autoregressive ones.
 COMMON = dict(
@@ -73,6 +76,7 @@ def main() -> None:
         # fairseq would list the hundred names that it knows.
         print(f"tnn: no architecture '{name}'; there are {', '.join(names())}", file=sys.stderr)
         raise SystemExit(2)
+    extras.require("fairseq")
 
 
 if __name__ == "__main__":
