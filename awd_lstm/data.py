@@ -9,6 +9,7 @@ cache is keyed by the SHA-256 of the three texts and carries its own checksums.
 
 import atexit
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -17,18 +18,21 @@ import shutil
 import sys
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
-SPLITS = ("train", "valid", "test")
+from texts.folder import SPLITS, find_texts
+from texts.vocabulary import UNKNOWN, UnknownWords, digest_of, pack
+from texts.words import words_of
+
 CACHE = ".corpus-cache"
 CACHED = ("counts.npy", "words.txt", *(f"{split}.npy" for split in SPLITS))
 RULES = 2  # of tokenising; a cache made by others is made anew
-EOS = "<eos>"
-BOM = "\ufeff"  # at the start of a file; also of a line, where files were joined
-CHUNK = 1 << 24  # bytes of text tokenised at a time: bounds the memory, not the result
+CHUNK = 1 << 24  # ids rewritten at a time: bounds the memory, not the result
 
 
 class Dictionary:
@@ -59,7 +63,11 @@ class Dictionary:
 
     def digest(self) -> str:
         """SHA-256 of the words in order: two texts with the same digest share their ids."""
-        return hashlib.sha256("\n".join(self.idx2word).encode()).hexdigest()
+        return digest_of(self.idx2word)
+
+    def packed(self) -> Tensor:
+        """The words as a model file holds them, see texts.vocabulary."""
+        return pack(self.idx2word)
 
     def __len__(self) -> int:
         return len(self.idx2word)
@@ -75,11 +83,10 @@ class Corpus:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        texts = {split: self.path / f"{split}.txt" for split in SPLITS}
-        for text in texts.values():
-            if not text.is_file():
-                raise FileNotFoundError(f"no {text.name} in {self.path}")
-        self.digests = {text.name: _sha256(text) for text in texts.values()}
+        self.unknown: Counter = Counter()  # words that became <unk>, see in_words_of
+        self.texts = texts = find_texts(self.path)
+        # By the names of today: a run goes on from the same texts under other ones.
+        self.digests = {f"{split}.txt": _sha256(text) for split, text in texts.items()}
         # Changes whenever a text does: a cache is never of other texts than those in the folder.
         self.key = hashlib.sha256(b"".join(map(bytes.fromhex, self.digests.values()))).hexdigest()
         folder = self.path / CACHE / self.key[:16]
@@ -90,6 +97,23 @@ class Corpus:
         self.dictionary = Dictionary(words, np.load(folder / "counts.npy").tolist())
         for split in SPLITS:
             setattr(self, split, np.load(folder / f"{split}.npy", mmap_mode="r"))
+
+    def in_words_of(self, dictionary: Dictionary) -> "Corpus":
+        """The same texts with the ids of another vocabulary. Raises UnknownWords if a word is not
+        in it, and no <unk> is."""
+        words, counts = self.dictionary.idx2word, self.dictionary.counter
+        other, known = copy.copy(self), dictionary.word2idx
+        other.unknown = Counter({word: count for word, count in zip(words, counts, strict=True)
+                                 if word not in known})
+        if other.unknown and UNKNOWN not in known:
+            raise UnknownWords(other.unknown)
+        dtype = np.min_scalar_type(max(len(dictionary) - 1, 0))
+        ids = np.array([known[word if word in known else UNKNOWN] for word in words], dtype)
+        other.dictionary = Dictionary(dictionary.idx2word)
+        for split in SPLITS:
+            setattr(other, split, ids[getattr(self, split)])
+        other.dictionary.counter = np.bincount(ids, counts, len(dictionary)).astype(int).tolist()
+        return other
 
     def _tokenise(self, texts: dict[str, Path], folder: Path) -> Path:
         """Writes the arrays to a temporary folder, renames it to `folder`; returns their place."""
@@ -108,7 +132,8 @@ class Corpus:
 
     def _write(self, texts: dict[str, Path], work: Path) -> None:
         dictionary = Dictionary()
-        raw = {split: _write_ids(text, dictionary, work) for split, text in texts.items()}
+        raw = {split: _write_ids(text, dictionary, work / f"{split}.u32")
+               for split, text in texts.items()}
         # Known only now that all words are: uint16 for the Penn Treebank, a quarter of int64.
         dtype = np.min_scalar_type(max(len(dictionary) - 1, 0))
         for split, part in raw.items():
@@ -135,21 +160,10 @@ def _writable(parent: Path, name: str) -> Path:
     return temporary
 
 
-def _tokens(text: Path) -> Iterator[list[str]]:
-    """Tokens of a text, some megabytes at a time, <eos> at each line end."""
-    try:
-        with text.open(encoding="utf-8") as file:
-            while lines := file.readlines(CHUNK):
-                yield [token for line in lines for token in (*line.lstrip(BOM).split(), EOS)]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{text} is not UTF-8 text (byte {error.start})") from None
-
-
-def _write_ids(text: Path, dictionary: Dictionary, folder: Path) -> Path:
-    """Appends the text's ids to <split>.u32 as they come; returns that file."""
-    part = folder / f"{text.stem}.u32"
+def _write_ids(text: Path, dictionary: Dictionary, part: Path) -> Path:
+    """Appends the text's ids (uint32) to the file `part` as they come; returns it."""
     with part.open("wb") as out:
-        for tokens in _tokens(text):
+        for tokens in words_of(text):
             dictionary.add_words(tokens).tofile(out)
     if part.stat().st_size == 0:
         raise ValueError(f"{text} is empty")

@@ -5,6 +5,9 @@ improves (Merity et al. 2017, section 5, "fine-tuning"; NT-ASGD with T = 0).
                        --epoch 500 --save PTB.pt
     -> validation / test perplexity about 58.8 / 56.5 (published)
 
+With other texts, --data OWN, the model's words stay (unknown ones are read as <unk>, counted and
+named); --vocabulary data takes the words of the texts.
+
 --save is read and, whenever validation improves, replaced, so that the published commands chain;
 the model that was read is first kept as PTB.pt.main. Sizes and dropouts are the model's own.
 """
@@ -42,7 +45,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     parse_args()  # -h and typing mistakes answer before torch is imported
 
-from awd_lstm.inputs import load_corpus, load_trained
+from awd_lstm.inputs import load_corpus, load_model
 from awd_lstm.training import (
     NOTHING_STORED,
     Run,
@@ -56,8 +59,9 @@ from awd_lstm.training import (
     upgrade,
     validate,
 )
+from awd_lstm.vocabulary import dictionary_of, model_with_words_of, texts_of_model
 from common.asgd import averaged, non_monotone
-from harness.endings import BadInput
+from harness.endings import BadInput, bad_input
 from harness.keeper import Keeper
 
 
@@ -66,9 +70,7 @@ def build(args: argparse.Namespace, keeper: Keeper) -> Run:
     """Texts, the trained model and its loss, ASGD, as at the start of the run."""
     if not args.save:
         raise BadInput("--save FILE names the model to fine-tune (main.py wrote it)")
-    corpus = load_corpus(args.data, keeper.fabric)
-    rates = {name: getattr(args, name) for name in toolkit.DROPOUTS}
-    model, criterion = load_trained("--save", args.save, args.data, corpus, rates)
+    corpus, model, criterion = texts_and_model(args, keeper)
     run = make_run(args, keeper, corpus, model, criterion, "finetune", seq_len_seed=NUMPY_SEED)
     run.seq_len_cap = args.bptt + 10  # main.py has none, as in the original
     run.optimizer = make_optimizer("asgd", run)
@@ -78,6 +80,20 @@ def build(args: argparse.Namespace, keeper: Keeper) -> Run:
         warn_of_inert_flags(run)
     describe(run)
     return run
+
+
+def texts_and_model(args: argparse.Namespace, keeper: Keeper):
+    """The texts, and the model in --save with its loss, with the words of --vocabulary. Raises
+    BadInput."""
+    corpus = load_corpus(args.data, keeper.fabric)
+    rates = {name: getattr(args, name) for name in toolkit.DROPOUTS}
+    with bad_input("--save: "):
+        model, criterion, facts = load_model(args.save, rates)
+    file = facts, model.ntoken, f"--save {args.save}"
+    known = dictionary_of(*file)
+    if known is not None and args.vocabulary == "data":
+        return corpus, *model_with_words_of(corpus, model, criterion, known, keeper.say)
+    return texts_of_model(*file, corpus, args.data, keeper.say), model, criterion
 
 
 def warn_of_inert_flags(run: Run) -> None:

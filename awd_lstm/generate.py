@@ -1,7 +1,7 @@
 """Lets a trained model write text.
 
-    python generate.py --data data/penn --checkpoint PTB.pt --words 200 --outf -
-    python generate.py --data data/penn --checkpoint PTB.pt --prompt "the company said" --top-k 50
+    python generate.py --checkpoint PTB.pt --words 200 --outf -
+    python generate.py --checkpoint PTB.pt --prompt "the company said" --top-k 50
 """
 
 import argparse
@@ -21,7 +21,8 @@ from harness import flags
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = flags.parser("PyTorch PTB Language Model")
     parser.add_argument("--data", default=str(toolkit.HERE / "data/penn"), metavar="DIR",
-                        help="texts that the model was trained on (for the vocabulary)")
+                        help="texts that the model was trained on, if its file does not hold its "
+                             "vocabulary (release 0.1, an original's state_dict)")
     parser.add_argument("--model", default="LSTM", choices=MODELS,
                         help="recurrent layer (the model file's own counts)")
     parser.add_argument("--checkpoint", default="./model.pt", metavar="FILE", help="model to use")
@@ -52,26 +53,27 @@ import torch
 from torch import Tensor
 
 from awd_lstm.data import Dictionary
-from awd_lstm.inputs import load_corpus, load_trained
+from awd_lstm.inputs import load_model
 from awd_lstm.model import RNNModel
+from awd_lstm.vocabulary import dictionary_for
 from common.splitcross import SplitCrossEntropyLoss
 from harness.endings import BadInput, bad_input
 from harness.keeper import Keeper
+from texts.vocabulary import ids_of
 
 
 # ------------------------------------------------------------------------------------- generation
 def prompt_ids(dictionary: Dictionary, prompt: str) -> list[int]:
-    """Ids of the prompt's words, <unk> for unknown ones. Raises BadInput if there is no <unk>."""
-    words, unknown = prompt.split(), dictionary.word2idx.get("<unk>")
+    """Ids of the prompt's words, <unk> for unknown ones, which are named on stderr. Raises BadInput
+    if there is no <unk>."""
+    words = prompt.split()
     if not words:
         raise BadInput(f"--prompt {prompt!r}: needs at least one word")
-    missing = [word for word in words if word not in dictionary.word2idx]
-    if missing and unknown is None:
-        raise BadInput(f"--prompt {prompt!r}: the model does not know {', '.join(missing)}, and "
-                       "its vocabulary has no <unk>: use words of --data's train.txt")
-    if missing:
+    with bad_input(f"--prompt {prompt!r}: "):
+        ids = ids_of(words, dictionary.word2idx)
+    if missing := [word for word in words if word not in dictionary.word2idx]:
         print(f"--prompt: {', '.join(missing)} read as <unk>", file=sys.stderr)
-    return [dictionary.word2idx.get(word, unknown) for word in words]
+    return ids
 
 
 def sample(log_probability: Tensor, temperature: float, top_k: int) -> Tensor:
@@ -126,12 +128,14 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with Keeper("awd_lstm/generate.py", args, writes=False) as keeper:
         fabric = keeper.fabric
-        corpus = load_corpus(args.data, fabric)
-        vocabulary = corpus.dictionary.idx2word
-        model, criterion = load_trained("--checkpoint", args.checkpoint, args.data, corpus)
+        with bad_input("--checkpoint: "):
+            model, criterion, facts = load_model(args.checkpoint)
+        dictionary = dictionary_for(facts, model.ntoken, f"--checkpoint {args.checkpoint}",
+                                    args.data, fabric)
+        vocabulary = dictionary.idx2word
         torch.manual_seed(args.seed)  # building the model has drawn from the stream
         module = fabric.setup_module(torch.nn.ModuleList([model, criterion])).module
-        start = start_of(args, corpus.dictionary)
+        start = start_of(args, dictionary)
         with fabric.autocast():
             ids = generate(*module, start.to(fabric.device), args.words, args.temperature,
                            args.top_k)

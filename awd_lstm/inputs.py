@@ -1,7 +1,8 @@
 """What the scripts read: texts and model files.
 
     PTB.pt         the best model: {"format", "config", "model", "criterion", "splits", "args",
-                   "vocabulary", "script", "epoch", "valid_loss"}, see training.save_best
+                   "word_list", "vocabulary" (its digest), "script", "epoch", "valid_loss"}, see
+                   training.save_best and texts.vocabulary
     PTB.pt.state   the training state, see harness.keeper and training.Run.state
 
 An original's bare state_dict (its key names, no sizes, no dropouts) is read like a model file.
@@ -18,7 +19,7 @@ from awd_lstm.model import RNNModel, config_of_state, default_splits, load_origi
 from awd_lstm.utils import batchify, single_precision
 from common.splitcross import SplitCrossEntropyLoss
 from harness import files
-from harness.endings import BadInput, bad_input
+from harness.endings import BadInput
 from harness.inputs import load_in_turn
 from harness.keeper import STATE_FORMAT
 
@@ -31,12 +32,15 @@ GETDATA = {"penn": "ptb", "pennchar": "ptbc", "wikitext-2": "wt2", "wikitext-103
 
 
 # ----------------------------------------------------------------------------------------- texts
-def load_corpus(path: str, fabric: Fabric) -> Corpus:
+def load_corpus(path: str, fabric: Fabric | None) -> Corpus:
     """The texts of a folder; one process tokenises, the others read its cache. Raises BadInput."""
+    return load_in_turn(fabric, lambda: Corpus(path), f"--data {path}", where_to_get(path))
+
+
+def where_to_get(path: str, needed: str = "train.txt, valid.txt and test.txt") -> str:
+    """What to do about a text that is missing in a folder."""
     name = GETDATA.get(Path(path).name)
-    hint = (f"./getdata.sh {name} fetches it" if name else
-            "it must hold train.txt, valid.txt and test.txt")
-    return load_in_turn(fabric, lambda: Corpus(path), f"--data {path}", hint)
+    return f"./getdata.sh {name} fetches it" if name else f"it must hold {needed}"
 
 
 def columns_of(corpus: Corpus, split: str, count: int, device: torch.device, remedy: str,
@@ -48,7 +52,7 @@ def columns_of(corpus: Corpus, split: str, count: int, device: torch.device, rem
     """
     tokens = len(getattr(corpus, split))
     if tokens < rows * count:
-        raise BadInput(f"{corpus.path / split}.txt is too short: it has {tokens} tokens, and "
+        raise BadInput(f"{corpus.texts[split]} is too short: it has {tokens} tokens, and "
                        f"{count} column{'s' * (count > 1)} of {rows} take {rows * count}: {remedy}")
     return batchify(getattr(corpus, split), count, device)
 
@@ -93,18 +97,3 @@ def _from_state_dict(weights: dict, rates: dict) -> tuple[RNNModel, SplitCrossEn
         model = RNNModel(**no_rates | rates | config_of_state(weights))
     load_original_state(model, weights)
     return model, SplitCrossEntropyLoss(model.decoder.weight.shape[1], default_splits(model.ntoken))
-
-
-def load_trained(flag: str, path: str, data: str, corpus: Corpus, bare_rates: dict | None = None
-                 ) -> tuple[RNNModel, SplitCrossEntropyLoss]:
-    """A trained model and its loss, for the words of `corpus`. `flag` and `data` are for the
-    message of BadInput, raised if the file is refused or knows other words."""
-    with bad_input(f"{flag}: "):
-        model, criterion, facts = load_model(path, bare_rates)
-    words = len(corpus.dictionary)
-    if model.ntoken != words:
-        raise BadInput(f"{flag} {path} knows {model.ntoken} words, --data {data} has {words}: give "
-                       "the --data that it was trained on")
-    if facts and facts["vocabulary"] != corpus.dictionary.digest():
-        raise BadInput(f"{flag} {path} was trained on other words than those of --data {data}")
-    return model, criterion

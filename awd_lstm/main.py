@@ -32,18 +32,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                    help="sgd switches to averaged SGD when validation stops improving (NT-ASGD)")
     g.add_argument("--when", nargs="+", type=int, default=[-1], metavar="EPOCH",
                    help="after these epochs divide the learning rate by 10")
+    g.add_argument("--max_seq_len_delta", type=int, default=None, metavar="N",
+                   help="drawn sequences are at most this much longer than --bptt: bounds the "
+                        "memory (None: as drawn, the published way)")
     toolkit.add_files_and_reports(parser)
     flags.add_run(parser, toolkit.HERE / "logs", toolkit.RESUME)
     flags.add_machine(parser)
     flags.add_parallel(parser)
     args = flags.parse(parser, argv)
     toolkit.check(parser, args)
+    flags.check(parser, args, not_negative=("max_seq_len_delta",))
     return args
 
 
 if __name__ == "__main__":
     parse_args()  # -h and typing mistakes answer before torch is imported
 
+from awd_lstm.data import Dictionary
 from awd_lstm.inputs import load_corpus
 from awd_lstm.model import RNNModel, default_splits, load_original_state
 from awd_lstm.training import (
@@ -61,6 +66,7 @@ from awd_lstm.training import (
     validate,
 )
 from awd_lstm.utils import single_precision
+from awd_lstm.vocabulary import adopt, texts_in_words_of, words_of_start
 from common.asgd import averaged, non_monotone
 from common.splitcross import SplitCrossEntropyLoss
 from harness.endings import BadInput, bad_input
@@ -75,6 +81,9 @@ def build(args: argparse.Namespace, keeper: Keeper) -> Run:
         print(f"--optimizer adam with --lr {args.lr} will diverge; the published runs use 1e-3",
               file=sys.stderr)
     corpus = load_corpus(args.data, keeper.fabric)
+    known = words_of_start(keeper)
+    if known and args.vocabulary == "model":
+        corpus = texts_in_words_of(known, corpus, args.data, keeper.say)
     keeper.say("Loading cached dataset..." if corpus.cached else "Producing dataset...")
     words = len(corpus.dictionary)
     with single_precision():
@@ -84,23 +93,30 @@ def build(args: argparse.Namespace, keeper: Keeper) -> Run:
     criterion = SplitCrossEntropyLoss(args.emsize, default_splits(words))
     keeper.say(f"Using {criterion.splits}\n{model.rnns}")
     run = make_run(args, keeper, corpus, model, criterion, "main", seq_len_seed=args.seed)
+    if args.max_seq_len_delta is not None:
+        run.seq_len_cap = args.bptt + args.max_seq_len_delta
     if keeper.weights is not None:
-        start_from(run, keeper.weights)
+        start_from(run, keeper.weights, known)
     run.optimizer = make_optimizer(args.optimizer, run)
     run.progress.lr = args.lr
     describe(run)
     return run
 
 
-def start_from(run: Run, content: dict) -> None:
-    """Weights from a model file or an original's state_dict; everything else is fresh."""
-    ours = "format" in content
-    if ours and content.get("vocabulary") != run.corpus.dictionary.digest():
+def start_from(run: Run, content: dict, known: Dictionary | None) -> None:
+    """Weights from a model file or an original's state_dict; everything else is fresh. known: the
+    words of the model, where the file lists them."""
+    ours, words = "format" in content, run.corpus.dictionary
+    if ours and known is None and content.get("vocabulary") != words.digest():
         raise BadInput(f"--resume: the model's vocabulary is not that of {run.args.data}")
     with bad_input("--resume: "):
-        load_original_state(run.model, content["model"] if ours else content)
-        if ours:
-            run.criterion.load_state_dict(content["criterion"])
+        if known is not None and known.digest() != words.digest():  # --vocabulary data
+            adopt(run.model, run.criterion, content["model"], content["criterion"], known, words,
+                  run.keeper.say)
+        else:
+            load_original_state(run.model, content["model"] if ours else content)
+            if ours:
+                run.criterion.load_state_dict(content["criterion"])
     run.keeper.say("Starting from the weights given, with a fresh optimizer and epoch count")
 
 

@@ -5,7 +5,8 @@
     -> validation / test perplexity about 53.2 / 52.5 after finetune.py (published)
 
 Nothing is trained: the probability of the next word is mixed with that of the words which followed
-the most similar of the last `window` hidden states.
+the most similar of the last `window` hidden states. Texts of one's own will do, valid.txt, test.txt
+or one of them: words that the model does not know are read as <unk>, counted and named.
 """
 
 import argparse
@@ -24,7 +25,8 @@ from harness import flags
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = flags.parser("PyTorch PennTreeBank RNN/LSTM Language Model")
     parser.add_argument("--data", default=str(toolkit.HERE / "data/penn"), metavar="DIR",
-                        help="folder with train.txt, valid.txt, test.txt")
+                        help="folder with valid.txt, test.txt or one of them (for a model file "
+                             "without its vocabulary also train.txt)")
     parser.add_argument("--model", default="LSTM", choices=MODELS,
                         help="recurrent layer (the model file's own counts)")
     parser.add_argument("--save", default="best.pt", metavar="FILE", help="model to evaluate")
@@ -50,14 +52,22 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":
     parse_args()  # -h and typing mistakes answer before torch is imported
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from awd_lstm.inputs import columns_of, load_corpus, load_trained
+from awd_lstm.data import Dictionary
+from awd_lstm.inputs import load_model, where_to_get
 from awd_lstm.model import RNNModel
-from awd_lstm.utils import get_batch
+from awd_lstm.utils import batchify, get_batch
+from awd_lstm.vocabulary import dictionary_for
 from common.splitcross import SplitCrossEntropyLoss, perplexity
+from harness.endings import BadInput, bad_input
 from harness.keeper import Keeper
+from texts.folder import find_some
+from texts.sentences import opened, read_text, words
+from texts.vocabulary import sentence_about
+from texts.words import EOS
 
 BLOCK = 256  # positions scored at a time: bounds the memory at BLOCK * max(V, window + BLOCK)
 
@@ -139,16 +149,38 @@ def vocabulary_probability(model: RNNModel, criterion: SplitCrossEntropyLoss, st
         for h, w in zip(states.split(BLOCK), targets.split(BLOCK), strict=True)]).exp()
 
 
+def read_texts(data: str, dictionary: Dictionary) -> dict[str, np.ndarray]:
+    """{val or test: ids} of the texts in the folder `data`, of which one may be missing. Tells on
+    stderr which words became <unk>. Raises BadInput."""
+    try:
+        paths = find_some(Path(data), ("valid", "test"))
+    except FileNotFoundError as error:
+        raise BadInput(f"--data {data}: {error}; {where_to_get(data, 'valid.txt or test.txt')}"
+                       ) from None
+    found = {}
+    for split, path in paths.items():
+        with opened(str(path)) as file:
+            text = read_text(file, dictionary.word2idx, dictionary.word2idx[EOS], words)
+        if len(text.ids) < 2:
+            raise BadInput(f"{path} is too short, it has a single token: give a longer text")
+        if text.unknown:
+            print(f"{path}: {sentence_about(text.unknown, len(text.ids))}", file=sys.stderr)
+        found["val" if split == "valid" else split] = text.ids.numpy()
+    return found
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with Keeper("awd_lstm/pointer.py", args, writes=False) as keeper:
         fabric = keeper.fabric
-        corpus = load_corpus(args.data, fabric)
-        model, criterion = load_trained("--save", args.save, args.data, corpus)
+        with bad_input("--save: "):
+            model, criterion, facts = load_model(args.save)
+        dictionary = dictionary_for(facts, model.ntoken, f"--save {args.save}", args.data, fabric)
+        texts = read_texts(args.data, dictionary)
         module = fabric.setup_module(torch.nn.ModuleList([model, criterion]))
         print(model)
-        for name, split in (("val", "valid"), ("test", "test")):
-            source = columns_of(corpus, split, 1, fabric.device, "give a longer text")
+        for name, ids in texts.items():
+            source = batchify(ids, 1, fabric.device)
             with fabric.autocast():
                 loss = evaluate(*module.module, source, args)
             print("=" * 89)

@@ -275,6 +275,7 @@ def weights_of(run: Run) -> dict:
     """What a model file and a training state have in common: enough to rebuild the model."""
     return {"config": run.model.config(), "model": run.model.state_dict(),
             "criterion": run.criterion.state_dict(), "splits": run.criterion.splits,
+            "word_list": run.corpus.dictionary.packed(),
             "vocabulary": run.corpus.dictionary.digest()}
 
 

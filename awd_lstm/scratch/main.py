@@ -51,6 +51,7 @@ from awd_lstm.scratch.utils import (
     upgrade,
     write_table,
 )
+from awd_lstm.vocabulary import texts_in_words_of, words_of_start
 from common.asgd import averaged
 from common.splitcross import SplitCrossEntropyLoss, perplexity
 from harness import machine
@@ -138,6 +139,7 @@ def weights_of(run: Run) -> dict:
     return {"config": run.model.config, "model": run.model.state_dict(),
             "splits": criterion and criterion.splits,
             "criterion": criterion and criterion.state_dict(),
+            "word_list": run.corpus.dictionary.packed(),
             "vocabulary": run.corpus.dictionary.digest()}
 
 
@@ -149,13 +151,17 @@ def build(args: argparse.Namespace, keeper: Keeper, kind: type[Run] = Run) -> Ru
         raise BadInput("this script trains in one process; awd_lstm/main.py takes --devices")
     keeper.say(f"Running on: {device}")
     corpus = load_corpus(args.data, fabric)
+    if args.finetune:
+        model, criterion, corpus = trained_model(args, corpus, keeper.say)
+    elif known := words_of_start(keeper):
+        corpus = texts_in_words_of(known, corpus, args.data, keeper.say)
     train_data = columns_of(corpus, "train", args.batch_size, device,
                             f"{LONGER} or a smaller --batch_size", rows=3)
     val_data = columns_of(corpus, "valid", args.eval_batch_size or args.batch_size, device,
                           f"{LONGER} or a smaller --eval_batch_size")
     test_data = columns_of(corpus, "test", 1, device, LONGER)
-    model, criterion = (trained_model(args, corpus) if args.finetune else
-                        new_model(args, len(corpus.dictionary)))
+    if not args.finetune:
+        model, criterion = new_model(args, len(corpus.dictionary))
     loss = TrainingLoss(model, criterion, args.alpha, args.beta)
     step_loss = fabric.setup_module(loss)
     if args.compile:
@@ -321,7 +327,7 @@ def pointer(args: argparse.Namespace, keeper: Keeper) -> None:
     """Validation and test perplexity of the model in --save with a continuous cache."""
     fabric = keeper.fabric
     corpus = load_corpus(args.data, fabric)
-    model, criterion = trained_model(args, corpus)
+    model, criterion, corpus = trained_model(args, corpus, keeper.say)
     criterion = criterion or SplitCrossEntropyLoss(args.emsize)
     module = fabric.setup_module(nn.ModuleList([model, criterion])).module
     for name, split in (("val", "valid"), ("test", "test")):

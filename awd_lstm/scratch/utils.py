@@ -4,7 +4,7 @@ import argparse
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from awd_lstm.data import Corpus
 from awd_lstm.model import default_splits
 from awd_lstm.scratch.model import AWD_LSTM, TrainingLoss
 from awd_lstm.utils import single_precision
+from awd_lstm.vocabulary import texts_of_model
 from common.splitcross import SplitCrossEntropyLoss, perplexity
 from harness import files
 from harness.endings import BadInput, bad_input
@@ -26,12 +27,18 @@ class ASGD(torch.optim.Optimizer):
     """SGD that also keeps the mean of its iterates (Polyak and Juditsky 1992), as `ax`; what is
     evaluated and saved is that mean (common.asgd.averaged puts it into the model)."""
 
+    reads_found_inf = True
+    found_inf: Tensor | None = None     # on a GPU: is 1 where the update must not be made
+
     def __init__(self, params, lr: float, weight_decay: float = 0):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
+            if self.found_inf is not None:
+                self._on_gpu(group)
+                continue
             for w in group["params"]:
                 if w.grad is None:
                     continue
@@ -41,6 +48,19 @@ class ASGD(torch.optim.Optimizer):
                 w -= group["lr"] * (w.grad + group["weight_decay"] * w)
                 state["k"] += 1
                 state["ax"] += (w - state["ax"]) / state["k"]
+
+    def _on_gpu(self, group: dict) -> None:
+        """The same in three operations."""
+        params = [w for w in group["params"] if w.grad is not None]
+        for w in params:
+            if not self.state[w]:
+                self.state[w].update(k=0, ax=torch.zeros_like(w))
+            self.state[w]["k"] += 1
+        torch._fused_sgd_(params, [w.grad for w in params], [], momentum=0.0, lr=group["lr"],
+                          weight_decay=group["weight_decay"], dampening=0.0, nesterov=False,
+                          maximize=False, is_first_step=False, found_inf=self.found_inf)
+        states = [self.state[w] for w in params]
+        torch._foreach_lerp_([s["ax"] for s in states], params, [1 / s["k"] for s in states])
 
 
 class NT_ASGD:
@@ -60,7 +80,9 @@ class NT_ASGD:
         self.lr, self.weight_decay, self.n = lr, weight_decay, n
         self.average, self.late_trigger = average, late_trigger
         self.losses, self.triggered = [], False
-        self.optimizer = torch.optim.SGD(self.parameters, lr, weight_decay=weight_decay)
+        fused = all(p.is_cuda for p in self.parameters)
+        self.optimizer = torch.optim.SGD(self.parameters, lr, weight_decay=weight_decay,
+                                         fused=fused or None)
 
     def stopped_improving(self, loss: float) -> bool:
         """Is `loss`, the newest, worse than the best of all but the last n before it?"""
@@ -138,9 +160,10 @@ def new_model(args: argparse.Namespace, words: int
     return model, SplitCrossEntropyLoss(args.emsize, splits) if args.split else None
 
 
-def trained_model(args: argparse.Namespace, corpus: Corpus
-                  ) -> tuple[AWD_LSTM, SplitCrossEntropyLoss | None]:
-    """The model in --save and its loss. Raises BadInput."""
+def trained_model(args: argparse.Namespace, corpus: Corpus, say: Callable[[str], None]
+                  ) -> tuple[AWD_LSTM, SplitCrossEntropyLoss | None, Corpus]:
+    """The model in --save, its loss, and the texts with its words; tells which of theirs it does
+    not know. Raises BadInput."""
     with bad_input("--save: "):
         content = files.read(args.save)
     try:
@@ -148,12 +171,9 @@ def trained_model(args: argparse.Namespace, corpus: Corpus
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"--save {args.save} is no model of awd_lstm/scratch ({reason})") from None
-    vocabulary = corpus.dictionary.digest()
-    if (model.config["ntokens"] != len(corpus.dictionary)
-            or content.get("vocabulary", vocabulary) != vocabulary):
-        raise BadInput(f"--save {args.save} knows other words than --data: give the text that it "
-                       "was trained on")
-    return model, criterion
+    corpus = texts_of_model(content, model.config["ntokens"], f"--save {args.save}", corpus,
+                            args.data, say)
+    return model, criterion, corpus
 
 
 def _model_in(content: dict, args: argparse.Namespace

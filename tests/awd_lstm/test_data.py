@@ -143,7 +143,7 @@ def cache_files(folder):
 
 def test_cache_hit(folder, monkeypatch):
     first = Corpus(folder)
-    monkeypatch.setattr(data, "_tokens", None)  # a second reading would fail
+    monkeypatch.setattr(data, "words_of", None)  # a second reading would fail
     second = Corpus(folder)
     assert (first.cached, second.cached) == (False, True)
     assert second.dictionary.digest() == first.dictionary.digest()
