@@ -6,6 +6,10 @@ PYTHON ?= python3
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 RECORD := $(PY) -m report
+# A row with a change: make reproduce-awd-ptb AS=wider ARGS="--nhid 1500" (report/change.py).
+export REPORT_AS := $(AS)
+export REPORT_ARGS := $(ARGS)
+AS-ROW := $(if $(AS),-$(AS))
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
@@ -14,6 +18,7 @@ JOBS ?= 2
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## /{printf "  %-26s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  SMOKE=1 make reproduce-ROW  the same pipeline, shrunk to about a minute, on embedded text'
+	@echo '  make reproduce-ROW AS=NAME ARGS="FLAGS"    the same with further flags, as ROW-NAME'
 
 # ------------------------------------------------------------------------------ environment
 setup: $(READY)  ## build the virtual environment (about 3 minutes)
@@ -46,16 +51,23 @@ lint: setup  ## style, obvious mistakes, types of the public signatures, who may
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
 
-bench: setup  ## speed against the plain form, side by side
+bench: setup  ## speed against the plain form, side by side: all that is quoted (results/benchmarks)
 	$(PY) benchmarks/awd_lstm_kernels.py
 	$(PY) benchmarks/awd_lstm_step.py
+	$(PY) benchmarks/awd_lstm_corpus.py --train
+	$(PY) benchmarks/awd_lstm_scratch.py --threads 1
 	$(PY) benchmarks/trellisnet_step.py
+	$(PY) benchmarks/trellisnet_step.py --fir
+	$(PY) benchmarks/trellisnet_step.py --checkpoint 8
 	$(PY) benchmarks/sparse_seq.py
 	$(PY) benchmarks/tnn_operator.py
+	$(PY) benchmarks/tnn_operator.py --cut --lengths 2300 2600 3000 4096 8192 16384
 	$(PY) benchmarks/tnn_block.py
 	$(PY) benchmarks/tnn_generate.py
 	$(PY) benchmarks/tnn_im.py
+	$(PY) benchmarks/tnn_im.py --lengths 14 32 64 128
 	$(PY) benchmarks/tnn_lra.py
+	$(PY) benchmarks/tnn_lra.py --settings script
 
 report: setup  ## results/README.md from the recorded runs
 	$(PY) -m report

@@ -81,14 +81,18 @@ def applied(change: Change, step: str, command: list[str], workdir: Path) -> lis
 
 
 def beside_published(record: dict, lines: list[Line]) -> str:
-    """A line for each step that has a number: ours with the change, published without."""
-    row = like(record["row"], record["steps"][0]["like"])
-    said = [f"{record['row']}: {records.changed(record)}"]
+    """A line for each step that has a number: ours, and what is published for its row if the run
+    has that row's sizes."""
+    row, shrunk = like(record["row"], record["steps"][0]["like"]), record["smoke"] or any(
+        step["shrunk"] for step in record["steps"])
+    what = "shrunk" if shrunk else f"changed: {text}" if (text := records.changed(record)) else ""
+    said = [f"{record['row']}{f' ({what})' if what else ''}, validation / test:"]
     for step in record["steps"]:
         metric, ours = step_numbers.own(step)
         if ours == "-":
             continue
         known = targets(lines, row).get((step["step"], step_numbers.metric_of(step)))
-        beside = f"; published for {row}: {step_numbers.pair(known)}" if known else ""
-        said.append(f"  {step['step']}: {metric} {ours} (validation / test){beside}")
+        beside = f"; published for {row}: {step_numbers.pair(known)}" if known and not shrunk \
+            else ""
+        said.append(f"  {step['step']}: {metric} {ours}{beside}")
     return "\n".join(said)

@@ -33,9 +33,8 @@ def finish(args: Namespace) -> int:
     merged = scrubbed({"row": args.row, "date": last["date"], "smoke": smoke, "steps": steps})
     path = record_path(Path(args.into or RESULTS / "records") / args.row, last, merged)
     write_json(path, merged)
+    print(change.beside_published(merged, published.load(RESULTS / "published.csv")))
     print(f"{args.row}: {len(steps)} steps recorded in {path}")
-    if asked:
-        print(change.beside_published(merged, published.load(RESULTS / "published.csv")))
     return 0
 
 

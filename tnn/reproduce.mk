@@ -24,8 +24,8 @@ tnn-data = data-wt103-bpe
 tnn-records = results/records
 tnn-figures = results/figures
 TNN-LENGTHS = 512 1024 2048 3072 4096 5120 6144 7168 8192 9216 10240 11264 12288 13312 14336
-tnn-alm-best = CKPT_DIR=../tnn-alm/checkpoints
-tnn-blm-best = runs/tnn-blm/checkpoints/checkpoint_best.pt
+tnn-alm-best = CKPT_DIR=../tnn-alm$(AS-ROW)/checkpoints
+tnn-blm-best = runs/tnn-blm$(AS-ROW)/checkpoints/checkpoint_best.pt
 endif
 
 .PHONY: data-wt103-bpe data-wt2-bpe data-tnn-smoke
@@ -50,7 +50,7 @@ reproduce-tnn-extrapolation: reproduce-tnn-alm  ## its perplexity at 512 ... 143
 		$(call tnn-step,tnn-extrapolation,length-$$n) $(tnn-alm-best) \
 			bash tnn/length_extrapolation.sh $(TNN-ALM) $$n || exit 1; done
 	$(call tnn-finish,tnn-extrapolation,$(addprefix length-,$(TNN-LENGTHS)))
-	$(PY) tnn/lm/extrapolation.py $(tnn-records)/tnn-extrapolation $(tnn-figures)/tnn-extrapolation.png \
+	$(PY) tnn/lm/extrapolation.py $(tnn-records)/tnn-extrapolation$(AS-ROW) $(tnn-figures)/tnn-extrapolation$(AS-ROW).png \
 		--trained $(firstword $(TNN-LENGTHS))
 
 # ------------------------------------------------------------------------------ bidirectional, and GLUE

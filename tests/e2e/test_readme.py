@@ -1,7 +1,9 @@
-"""Every command of every README is one that works: its flags parse, and shrunk it runs.
+"""Every command of every README and page of docs/ is one that works: its flags parse, and shrunk it
+runs.
 
 A command stands in an indented or fenced block. Whatever else a block holds is Python, run as it
-stands. The commands of a README run in order, in a copy of the repository, with `cd` obeyed.
+stands, or BibTeX. The commands of a README run in order, in a copy of the repository, with `cd`
+obeyed.
 """
 
 import ast
@@ -17,9 +19,11 @@ from pathlib import Path
 
 import pytest
 
+from report import cli
+
 ROOT = Path(__file__).resolve().parents[2]
 READMES = sorted(path.relative_to(ROOT).as_posix() for pattern in
-                 ("README.md", "[a-z]*/README.md", "[a-z]*/[a-z]*/README.md")
+                 ("*.md", "docs/*.md", "[a-z]*/README.md", "[a-z]*/[a-z]*/README.md")
                  for path in ROOT.glob(pattern)
                  if path.relative_to(ROOT).parts[0] not in ("results", "runs", "data", "tests"))
 PYDOC, DIGITS, TAGGING = (str(ROOT / "data" / name) for name in ("pydoc", "digits", "tagging"))
@@ -53,13 +57,19 @@ SHRINK = {  # script: what is appended to its command
 }
 # Files and machines that only a user has: of these commands the flags alone are tested.
 OF_THE_USER = ("pretrained", "HOST", "/my/", "checkpoint_best", "wikitext-103", "tnn_v2_decay",
-               "prepare_glue", "predict_glue", "train_lra.sh", "tnn/lra/tasks/listops.py --out DIR")
+               "prepare_glue", "predict_glue", "train_lra.sh", "tnn/lra/tasks/listops.py --out DIR",
+               "awd-ptb-wider", "pip install")
+
+
+REPORT = "python -m report "
 
 
 def blocks(readme: str) -> list[str]:
     """The indented and the fenced blocks, without their margin."""
     text = (ROOT / readme).read_text(encoding="utf-8")
-    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    fenced = [block for language, block in
+              re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+              if language != "bibtex"]
     rest = re.sub(r"^```\w*\n.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     indented = re.findall(r"(?:(?<=\n\n)|\A)((?: {4}.*\n|\n(?= {4}))+)", rest)
     return fenced + [re.sub(r"^ {4}", "", block, flags=re.MULTILINE) for block in indented]
@@ -104,6 +114,7 @@ def listed(kind: str) -> list:
     return [pytest.param(*step, id=f"{step[0]}: {step[2][:70]}") for step in found
             if (step[2].startswith(("make", "SMOKE=1 make")) if kind == "make" else
                 "getdata.sh" in step[2] if kind == "getdata" else
+                REPORT in step[2] if kind == "report" else
                 script_of(*step[1:])[0] is not None)]
 
 
@@ -117,7 +128,8 @@ def test_the_flags_are_known(readme, folder, command):
 
 @pytest.mark.parametrize(("readme", "folder", "command"), listed("make"))
 def test_the_make_targets_exist(readme, folder, command):
-    words = [word for word in shlex.split(command) if "=" not in word or word == "make"]
+    words = shlex.split(command.partition("&&")[0])
+    words = words[words.index("make"):]  # what stands before it is the environment's
     done = subprocess.run([*words, "-n", f"VENV={sys.prefix}"], cwd=ROOT, capture_output=True,
                           text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -131,12 +143,18 @@ def test_the_data_sets_are_known(readme, folder, command):
     assert set(names) <= {*sets, "--list"}
 
 
+@pytest.mark.parametrize(("readme", "folder", "command"), listed("report"))
+def test_the_report_understands(readme, folder, command):
+    ours, _ = cli.split_arguments(shlex.split(command)[3:])
+    cli.build_parser().parse_args(ours)
+
+
 @pytest.mark.parametrize("readme", READMES)
 def test_every_command_is_of_a_kind_that_is_tested(readme):
     for folder, command in walk(readme):
         script, _ = script_of(folder, command)
-        assert (script or "getdata.sh" in command or " bash " in f" {command}"
-                or re.match(r"(\w+=\S+ )*make\b|git clone|pip |fairseq-", command)), command
+        assert (script or "getdata.sh" in command or " bash " in f" {command}" or REPORT in command
+                or re.match(r"(\w+=\S+ )*make\b|pip |fairseq-", command)), command
 
 
 @pytest.mark.parametrize("readme", READMES)

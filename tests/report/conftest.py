@@ -24,11 +24,11 @@ def rec(tmp_path):
     """A function that calls report on runs below tmp_path; torch is a stand-in (fast)."""
     (tmp_path / "fake").mkdir()
     (tmp_path / "fake" / "torch.py").write_text(FAKE_TORCH)
-    env = {**os.environ, "PYTHONPATH": f"{tmp_path / 'fake'}{os.pathsep}{ROOT}"}
 
     def start(action, *words):
         place = ["--workdir-root", str(tmp_path / "runs")] if "--smoke" not in words else []
         cut = words.index("--") if "--" in words else len(words)
+        env = {**os.environ, "PYTHONPATH": f"{tmp_path / 'fake'}{os.pathsep}{ROOT}"}
         argv = [sys.executable, "-m", "report", action, *words[:cut], *place, *words[cut:]]
         # a test run started in the background ignores Ctrl-C, and its children would too
         return subprocess.Popen(
