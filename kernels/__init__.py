@@ -6,6 +6,7 @@ forget_mult.py           the QRNN's recurrence; forget_mult_triton.py is its GPU
 qrnn_gates.py            the QRNN's activations, recurrence and output gate in one pass
 masks.py                 dropout masks
 second_derivatives.py    how all of them are differentiated twice: through their plain forms
+cpu.py                   what the CPU at hand is good at
 library.py, build.py     the compiled code in cpp/: calling it, building it
 
 The fast forms are tested against the plain ones, outputs and every gradient.

@@ -9,6 +9,7 @@ import functools
 import os
 import subprocess
 import warnings
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -24,9 +25,13 @@ SIGNATURES = {
     "forget_mult_backward": ("nn ppppp ppp n", ("f32", "f64")),
     "qrnn_forward": ("nnnn ppd ppp n", ("f32", "f64")),
     "qrnn_backward": ("nnnn ppd pppp pp n", ("f32", "f64")),
-    "lstm_packed_size": ("n -> n", ("f32", "f64")),
+    "lstm_room": ("nn -> n", ("f32", "f64")),
     "lstm_forward": ("nnn ppp pppp n n", ("f32", "f64")),
     "lstm_backward": ("nnn ppp pp ppp p n", ("f32", "f64")),
+    "lstm_bf16_room": ("nn -> n", ("f32",)),
+    "lstm_bf16_forward": ("nnn ppp pppp n n", ("f32",)),
+    "lstm_bf16_backward": ("nnn ppp pp ppp p n", ("f32",)),
+    "has_bf16_instructions": ("-> n", ("f32",)),
     "draw_mask": ("n dd pp", ("f32",)),
 }
 _TYPES = {"n": ctypes.c_long, "d": ctypes.c_double, "p": ctypes.c_void_p}
@@ -46,6 +51,13 @@ def available(*tensors: Tensor) -> bool:
         return False
     same = all(t.device.type == "cpu" and t.dtype == first.dtype for t in tensors)
     return same and loaded() is not None
+
+
+def has_bf16_instructions() -> bool:
+    """Whether the library multiplies bfloat16 numbers with AVX-512 BF16. Elsewhere it can, by
+    shifting bits, but gains nothing."""
+    found = available(torch.empty(0)) and function("has_bf16_instructions", torch.float32)()
+    return bool(found)
 
 
 def call(operation: str, *args) -> None:
@@ -78,7 +90,13 @@ def loaded() -> ctypes.CDLL | None:
             stacklevel=2,
         )
         return None
-    for operation, (signature, suffixes) in SIGNATURES.items():
+    return declared(found, SIGNATURES)
+
+
+def declared(found: ctypes.CDLL, operations: Iterable[str]) -> ctypes.CDLL:
+    """`found`, with the types of these operations set."""
+    for operation in operations:
+        signature, suffixes = SIGNATURES[operation]
         arguments, _, result = signature.replace(" ", "").partition("->")
         for suffix in suffixes:
             entry = getattr(found, f"{operation}_{suffix}")

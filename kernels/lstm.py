@@ -4,6 +4,10 @@ can hand in a masked W_hh.
 lstm_plain is the equations as a loop; lstm gives the same numbers faster: on a CPU with the
 compiled recurrence of cpp/lstm.cpp, elsewhere with torch's own fused LSTM (cuDNN on a GPU).
 
+Under bfloat16 autocast on a CPU that has AVX-512 BF16, the operands of all products are rounded to
+bfloat16; their sums, and everything else, stay in float32. Other CPUs gain nothing from bfloat16
+(torch's own LSTM even refuses it), so there autocast changes nothing.
+
 Notation: T time, B batch, I input size, H hidden size. Gates in torch's order: input, forget, cell,
 output. Arguments: x (T,B,I), h0, c0 (1,B,H), w_ih (4H,I), w_hh (4H,H), b_ih, b_hh (4H).
 """
@@ -13,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import Function
 
 from kernels import library
-from kernels.product import product
+from kernels.product import product, rounded_product
 from kernels.second_derivatives import plain_gradients
 
 # Below this many steps packing W_hh costs more than it gains (measured: H = 1150, B = 1 and 20).
@@ -36,7 +40,7 @@ def lstm_plain(x: Tensor, h0: Tensor, c0: Tensor, w_ih: Tensor, w_hh: Tensor, b_
 def lstm(x: Tensor, hidden: tuple[Tensor, Tensor], w_ih: Tensor, w_hh: Tensor, b_ih: Tensor,
          b_hh: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """lstm_plain, fast, with nn.LSTM's arguments and results: hidden = (h0, c0)
-    -> output (T,B,H), (h_n, c_n).
+    -> output (T,B,H), (h_n, c_n). Under autocast on a CPU the results are float32.
 
     On a CPU it can be differentiated twice, through lstm_plain; cuDNN refuses that with an error.
     ValueError if the states or w_hh do not fit one another.
@@ -48,15 +52,24 @@ def lstm(x: Tensor, hidden: tuple[Tensor, Tensor], w_ih: Tensor, w_hh: Tensor, b
             f"lstm: expected states (1,{B},{H}) and w_hh ({4 * H},{H}), got {tuple(h0.shape)}, "
             f"{tuple(c0.shape)} and {tuple(w_hh.shape)}"
         )
-    if x.numel() == 0:
-        return x.new_empty(len(x), B, H), (h0, c0)
     arguments = (x, h0, c0, w_ih, w_hh, b_ih, b_hh)
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        bf16 = torch.get_autocast_dtype("cpu") == torch.bfloat16 and library.has_bf16_instructions()
+        with torch.autocast("cpu", enabled=False):
+            return _lstm([a.float() for a in arguments], "lstm_bf16" if bf16 else "lstm")
+    return _lstm(arguments, "lstm")
+
+
+def _lstm(arguments, kernel):
+    x, h0, c0, _, w_hh, *_ = arguments
+    if x.numel() == 0:
+        return x.new_empty(*x.shape[:2], w_hh.shape[1]), (h0, c0)
     if len(x) < SHORT or not library.available(*arguments):
         return _torch_lstm(*arguments)
     if torch.is_grad_enabled() and any(a.requires_grad for a in arguments):
-        output, h_n, c_n = _LSTM.apply(*arguments)
+        output, h_n, c_n = _LSTM.apply(*arguments, kernel)
     else:
-        output, c_n, _, _ = _forward(*arguments, keep=False)
+        output, c_n, _, _ = _forward(*arguments, kernel, keep=False)
         h_n = output[-1:].clone()
     return output, (h_n, c_n)
 
@@ -73,33 +86,38 @@ def _torch_lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh):
     return output, (h_n, c_n)
 
 
-def _forward(x, h0, c0, w_ih, w_hh, b_ih, b_hh, keep):
+def _forward(x, h0, c0, w_ih, w_hh, b_ih, b_hh, kernel, keep):
     """-> output (T,B,H), c_n (1,B,H), and for backward, if they are to be kept, the gates (TB,4H)
     and all cell states (T,B,H)."""
     T, B, _ = x.shape
     H = w_hh.shape[1]
     # The inputs' part of the gates needs no recurrence: one product for all steps.
-    gates = product(x.reshape(T * B, -1), w_ih.t()).add_(b_ih + b_hh)  # (TB,4H)
+    gates = PRODUCTS[kernel](x.reshape(T * B, -1), w_ih.t()).add_(b_ih + b_hh)  # (TB,4H)
     output = gates.new_empty(T, B, H)
     cells = gates.new_empty(T if keep else 1, B, H)
     states = (h0.contiguous(), c0.contiguous(), output, cells)
     step = B * H if keep else 0  # 0: each cell state overwrites the last
-    matrix = (w_hh.contiguous(), _room_for_packed(w_hh))
-    library.call("lstm_forward", T, B, H, gates, *matrix, *states, step)
+    matrix = (w_hh.contiguous(), _room(kernel, w_hh, B))
+    library.call(f"{kernel}_forward", T, B, H, gates, *matrix, *states, step)
     return output, cells[-1:].clone(), gates, cells
 
 
-def _room_for_packed(w_hh):
-    """An array for w_hh in the order that the kernels want. Each call fills a new one: kept, it
-    would double the memory of every layer, and weight drop changes w_hh at every step anyway."""
-    return w_hh.new_empty(library.function("lstm_packed_size", w_hh.dtype)(w_hh.shape[1]))
+PRODUCTS = {"lstm": product, "lstm_bf16": rounded_product}
+
+
+def _room(kernel, w_hh, B):
+    """An array for w_hh in the order that the kernels want, and what else they need. Each call
+    fills a new one: kept, it would double the memory of every layer, and weight drop changes w_hh
+    at every step anyway."""
+    return w_hh.new_empty(library.function(f"{kernel}_room", w_hh.dtype)(B, w_hh.shape[1]))
 
 
 class _LSTM(Function):
     @staticmethod
-    def forward(ctx, x, h0, c0, w_ih, w_hh, b_ih, b_hh):
-        output, c_n, gates, cells = _forward(x, h0, c0, w_ih, w_hh, b_ih, b_hh, keep=True)
+    def forward(ctx, x, h0, c0, w_ih, w_hh, b_ih, b_hh, kernel):
+        output, c_n, gates, cells = _forward(x, h0, c0, w_ih, w_hh, b_ih, b_hh, kernel, keep=True)
         ctx.save_for_backward(x, h0, c0, w_ih, w_hh, b_ih, b_hh, output, gates, cells)
+        ctx.kernel = kernel
         return output, output[-1:].clone(), c_n
 
     @staticmethod
@@ -108,20 +126,22 @@ class _LSTM(Function):
         one product over all steps."""
         *arguments, output, gates, cells = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return *plain_gradients(lstm_plain, arguments, (d_output, d_h, d_c)),
+            return *plain_gradients(lstm_plain, arguments, (d_output, d_h, d_c)), None
         x, h0, c0, w_ih, w_hh, _, _ = arguments
         T, B, H = output.shape
         d_gates = torch.empty_like(gates)  # (TB,4H)
         dense = torch.contiguous_format
         dh, dc = d_h.clone(memory_format=dense), d_c.clone(memory_format=dense)
-        matrix = (w_hh.contiguous(), _room_for_packed(w_hh))
+        matrix = (w_hh.contiguous(), _room(ctx.kernel, w_hh, B))
         kept = (c0.contiguous(), cells, d_output.contiguous())
-        library.call("lstm_backward", T, B, H, gates, *matrix, *kept, d_gates, dh, dc)
-        need_x, _, _, need_ih, need_hh, *need_b = ctx.needs_input_grad
+        library.call(f"{ctx.kernel}_backward", T, B, H, gates, *matrix, *kept, d_gates, dh, dc)
+        multiply = PRODUCTS[ctx.kernel]
+        need_x, _, _, need_ih, need_hh, *need_b, _ = ctx.needs_input_grad
         previous = torch.cat([h0, output[:-1]]).view(T * B, H)
-        dx = product(d_gates, w_ih).view_as(x) if need_x else None
-        across = d_gates.t().contiguous()  # (4H,TB), laid out anew once for both products
-        d_ih = product(across, x.reshape(T * B, -1)) if need_ih else None
-        d_hh = product(across, previous) if need_hh else None
+        operand = d_gates.bfloat16() if multiply is rounded_product else d_gates
+        dx = multiply(operand, w_ih).view_as(x) if need_x else None
+        across = operand.t().contiguous()  # (4H,TB), laid out anew once for both products
+        d_ih = multiply(across, x.reshape(T * B, -1)) if need_ih else None
+        d_hh = multiply(across, previous) if need_hh else None
         db = d_gates.sum(0) if any(need_b) else None
-        return dx, dh, dc, d_ih, d_hh, db, db
+        return dx, dh, dc, d_ih, d_hh, db, db, None

@@ -1,12 +1,32 @@
-"""product and linear against torch's own: values, first and second gradients."""
+"""product and linear against torch's own, by either library: values, first and second gradients."""
 
 import pytest
 import torch
 
+from kernels import cpu, library
 from kernels import product as module
-from kernels.product import linear, linear_plain, product, product_plain
+from kernels.product import (
+    add_product,
+    add_product_,
+    linear,
+    linear_plain,
+    product,
+    product_into,
+    product_plain,
+    rounded_product,
+)
 
 SIZES = [(1, 1, 1), (3, 1, 63), (63, 127, 3), (127, 63, 130), (2, 300, 1)]
+
+
+@pytest.fixture(autouse=True, params=["onednn", "mkl"])
+def chosen(request, monkeypatch):
+    """oneDNN for products of any size, or for none, whatever the CPU."""
+    monkeypatch.setattr(module, "LARGE", 0)
+    monkeypatch.setattr(cpu, "onednn_is_faster", lambda: request.param == "onednn")
+    module._onednn_linear.cache_clear()
+    yield request.param
+    module._onednn_linear.cache_clear()
 
 
 def matrices(M, K, N, dtype=torch.float32):
@@ -67,9 +87,89 @@ def test_linear_without_rows_and_under_autocast():
         assert linear(torch.randn(2, 3), weight, bias).dtype == torch.bfloat16
 
 
-def test_without_onednn(monkeypatch):
-    monkeypatch.setattr(module, "_onednn_linear", lambda: None)
-    assert_same(product, product_plain, matrices(7, 9, 5), 2e-6)
+def test_linear_without_bias():
+    torch.manual_seed(0)
+    leaves = [torch.randn(2, 5, 3).requires_grad_(), torch.randn(4, 3).requires_grad_()]
+    assert_same(linear, linear_plain, leaves, 2e-6)
+
+
+@pytest.mark.parametrize("bias_shape", [(1,), (5, 1), (3,), (5, 3)], ids=str)
+def test_add_product(bias_shape):
+    leaves = [torch.randn(bias_shape).requires_grad_(), *matrices(5, 9, 3)]
+    assert_same(add_product, torch.addmm, leaves, 2e-6)
+
+
+def test_products_into_given_memory():
+    a, b = (t.detach() for t in matrices(5, 9, 3))
+    start, bias = torch.randn(5, 3), torch.randn(5, 1)
+    torch.testing.assert_close(add_product_(start.clone(), a, b), start + a @ b)
+    wide = torch.full((5, 7), torch.nan)  # written through a view, the rest left alone
+    for given in (None, bias):
+        assert product_into(wide[:, 2:5], a, b, given).data_ptr() == wide[:, 2:5].data_ptr()
+        torch.testing.assert_close(wide[:, 2:5], a @ b + (0 if given is None else given))
+    assert wide[:, [0, 1, 5, 6]].isnan().all()
+
+
+def test_rounded_product():
+    a, b = (t.detach() for t in matrices(5, 900, 3))
+    exact = (a.bfloat16().double() @ b.bfloat16().double()).float()
+    torch.testing.assert_close(rounded_product(a, b), exact, rtol=2**-8, atol=0)
+    assert rounded_product(a, b).dtype == torch.float32
+
+
+def test_torch_func_gets_torchs_operations():
+    layers = [torch.nn.Linear(3, 4) for _ in range(5)]
+    weights, biases = (torch.stack([getattr(m, n).detach() for m in layers]) for n in
+                       ("weight", "bias"))
+    x = torch.randn(2, 3)
+    ours = torch.func.vmap(lambda w, b: linear(x, w, b))(weights, biases)
+    torch.testing.assert_close(ours, torch.stack([m(x) for m in layers]).detach())
+
+
+# ------------------------------------------------------------------------------------ the choice
+@pytest.fixture
+def counted(monkeypatch, chosen):
+    """Products that oneDNN computes, in a list."""
+    if chosen == "mkl":
+        pytest.skip("of the other library")
+    seen, own = [], module._onednn
+    monkeypatch.setattr(module, "_onednn", lambda x, w, b: seen.append(x.shape) or own(x, w, b))
+    return seen
+
+
+def test_small_products_stay_with_torch(monkeypatch, counted):
+    monkeypatch.setattr(module, "LARGE", 4 * 5 * 6)
+    product(torch.ones(4, 5), torch.ones(5, 6))
+    linear(torch.ones(2, 2, 5), torch.ones(6, 5))
+    assert len(counted) == 2
+    product(torch.ones(4, 5), torch.ones(5, 5))
+    assert len(counted) == 2
+
+
+def test_torchs_own_where_onednn_has_no_say(monkeypatch, counted):
+    a, b = torch.ones(4, 5), torch.ones(5, 6)
+    product(a.double(), b.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert product(a, b).dtype == torch.bfloat16
+    monkeypatch.setattr(library, "exporting", lambda: True)
+    product(a, b)
+    assert not counted
+
+
+@pytest.mark.parametrize(("vendor", "instructions", "faster"), [
+    ("AuthenticAMD", {"avx2", "avx512_f"}, True), ("AuthenticAMD", {"avx2"}, False),
+    ("GenuineIntel", {"avx2", "avx512_f", "amx_bf16"}, False)])
+def test_the_library_by_cpu(monkeypatch, vendor, instructions, faster):
+    monkeypatch.undo()
+    monkeypatch.setattr(cpu, "vendor", lambda: vendor)
+    monkeypatch.setattr(cpu, "has", lambda *names: bool(instructions & set(names)))
+    assert cpu.onednn_is_faster() is faster
+
+
+def test_what_the_cpu_is():
+    assert cpu.vendor()
+    assert cpu.has("sse2", "no such thing") == torch.cpu.get_capabilities().get("sse2", False)
+    assert not cpu.has("no such thing")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -63,7 +63,8 @@ def test_number_of_threads_does_not_change_a_bit(threads, name):
             assert torch.equal(a, b)
 
 
-def test_number_of_threads_does_not_change_a_bit_of_the_lstm_recurrence(threads):
+@pytest.mark.parametrize("kernel", ["lstm", "lstm_bf16"])
+def test_number_of_threads_does_not_change_a_bit_of_the_lstm_recurrence(threads, kernel):
     torch.manual_seed(2)
     T, B, H = 5, 13, 75
     gates, w_hh, d_out = torch.randn(T * B, 4 * H), torch.randn(4 * H, H), torch.randn(T, B, H)
@@ -71,9 +72,9 @@ def test_number_of_threads_does_not_change_a_bit_of_the_lstm_recurrence(threads)
 
     def run():
         g, out, cells = gates.clone(), torch.empty(T, B, H), torch.empty(T, B, H)
-        packed, grads = lstm._room_for_packed(w_hh), [torch.empty_like(g), dh.clone(), dc.clone()]
-        library.call("lstm_forward", T, B, H, g, w_hh, packed, h0, c0, out, cells, B * H)
-        library.call("lstm_backward", T, B, H, g, w_hh, packed, c0, cells, d_out, *grads)
+        room, grads = lstm._room(kernel, w_hh, B), [torch.empty_like(g), dh.clone(), dc.clone()]
+        library.call(f"{kernel}_forward", T, B, H, g, w_hh, room, h0, c0, out, cells, B * H)
+        library.call(f"{kernel}_backward", T, B, H, g, w_hh, room, c0, cells, d_out, *grads)
         return [g, out, cells, *grads]
 
     threads(1)
