@@ -158,6 +158,11 @@ def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             p.error(f"{flags.typed(args, name)} must be in [0, 1], not {getattr(args, name)}")
     if args.opt_betas is not None and len(args.opt_betas) < 2:
         p.error("--opt-betas: optimisers have two or more of them")
+    if args.cutmix_minmax is not None:
+        low, high = args.cutmix_minmax
+        if not 0 <= low < high <= 1 or int(args.input_size * low) == int(args.input_size * high):
+            p.error(f"--cutmix-minmax {low:g} {high:g}: give two shares of --input-size "
+                    f"{args.input_size}, the lower first, at least a pixel apart")
     if mixing(args) and args.batch_size % 2:
         p.error(f"--batch-size {args.batch_size} must be even: mixup pairs the images of a batch")
     try:

@@ -11,6 +11,8 @@ On a small machine (half a minute on one CPU core, accuracy over 90 %):
 import argparse
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
@@ -26,12 +28,13 @@ if __name__ == "__main__":
 import torch
 from timm.utils import ModelEmaV3
 from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset
 
 from harness import machine
 from harness.endings import BadInput, bad_input
 from harness.inputs import load_in_turn, refuse_together
 from harness.keeper import Keeper
-from tnn.im.data import load_sets, loaders
+from tnn.im.data import Item, load_sets, loaders
 from tnn.im.mixup import Mixup
 from tnn.im.model import build as build_model
 from tnn.im.run import (
@@ -62,8 +65,10 @@ def build(args: argparse.Namespace, keeper: Keeper) -> Run:
     machine.seed_everything(args.seed + fabric.global_rank)
     sets = load_in_turn(fabric, lambda: load_sets(args),
                         f"--data-set {args.data_set} --data-path {args.data_path}")
-    train, val = loaders(args, sets.train, sets.val, fabric.global_rank, fabric.world_size)
+    with refused(f"--input-size {args.input_size}, --aa {args.aa}"):
+        train, val = loaders(args, sets.train, sets.val, fabric.global_rank, fabric.world_size)
     model = network(args, sets.classes)
+    try_one_picture(args, model, train.dataset, val.dataset)
     if args.finetune:
         finetune(model, args.finetune, keeper.say)
     if args.precision == "64":
@@ -95,6 +100,31 @@ def network(args: argparse.Namespace, classes: int):
     except (TypeError, ValueError) as error:
         reason = str(error).replace("TnnVit.__init__() got an ", "")
         raise BadInput(f"--model, --arch-options: {reason}") from error
+
+
+@contextmanager
+def refused(flags: str) -> Iterator[None]:
+    """What torchvision, timm or the model raise for values of these flags becomes BadInput."""
+    try:
+        yield
+    except (AssertionError, ArithmeticError, LookupError, RuntimeError, TypeError,
+            ValueError) as error:
+        raise BadInput(f"{flags}: {' '.join(str(error).split())[:300]}") from error
+
+
+@torch.no_grad()
+def try_one_picture(args: argparse.Namespace, model: torch.nn.Module, train: Dataset,
+                    val: Dataset) -> None:
+    """The first picture of each set through its transform and the model, so that sizes that do not
+    go together show before the first epoch, and not at its end. Raises BadInput."""
+    model.eval()
+    for pictures, item in ((train, Item(0, 0, 0)), (val, 0)):
+        with suppress(DamagedPicture):  # found, with its name, when it is the picture's turn
+            with refused(f"--input-size {args.input_size}, --aa {args.aa}"):
+                image, _ = pictures[item]
+            with refused(f"--input-size {args.input_size} does not fit --model, --arch-options"):
+                model(image[None])
+    model.train()
 
 
 # ------------------------------------------------------------------------------------ training

@@ -196,15 +196,15 @@ class EpochLog:
         self.path = folder / "log.txt"
         if not own:
             files.set_aside(self.path)
-        lines = self.path.read_text().splitlines() if self.path.is_file() else []
-        kept = "".join(f"{line}\n" for line in lines if self.is_before(line, epoch))
+        text = self.path.read_text(errors="replace") if self.path.is_file() else ""
+        kept = "".join(f"{line}\n" for line in text.splitlines() if self.is_before(line, epoch))
         files.replace(self.path, lambda file: file.write(kept.encode()))
 
     @staticmethod
     def is_before(line: str, epoch: int) -> bool:
         try:
             return json.loads(line)["epoch"] < epoch
-        except ValueError:  # cut off when the run was killed
+        except (ValueError, TypeError, KeyError):  # cut off when the run was killed
             return False
 
     def write(self, **stats) -> None:

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from harness import files
 from tests.tnn.im.small import finish, start, train, write_digits
+from tnn.im.run import EpochLog
 
 PLAIN = ["--mixup", "0", "--cutmix", "0"]
 
@@ -197,3 +198,27 @@ def test_kill_loses_no_more_than_the_interval(data):
     process.kill()
     finish(process)
     assert files.read(path)["progress"]["step"] >= 2
+
+
+@pytest.mark.parametrize(("flags", "reason"), [
+    (["--input-size", "30"], "--input-size 30"),
+    (["--input-size", "4"], "images of 4 x 4 pixels are not made of patches"),
+    (["--aa", "nonsense"], "--aa nonsense: Unknown AA policy"),
+    (["--cutmix-minmax", "0.5", "0.5"], "--cutmix-minmax 0.5 0.5: give two shares"),
+    (["--cutmix-minmax", "0", "1e30"], "--cutmix-minmax 0 1e+30: give two shares")],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_flags_that_do_not_go_together_are_one_line(data, capsys, flags, reason):
+    with pytest.raises(SystemExit) as stop:
+        train(data, "refused", *flags)
+    assert stop.value.code == 2
+    *usage, line = capsys.readouterr().err.strip().splitlines()
+    assert reason in line
+    assert not usage or usage[0].startswith("usage:")
+
+
+@pytest.mark.parametrize("torn", [b'{"train_lr": 1e-05, "trai', b"\xff\xfe", b"5", b"{}"])
+def test_a_torn_last_line_of_the_log(tmp_path, torn):
+    whole = b'{"epoch": 0}\n{"epoch": 1}\n'
+    (tmp_path / "log.txt").write_bytes(whole + torn)
+    EpochLog(tmp_path, 2, own=True)
+    assert (tmp_path / "log.txt").read_bytes() == whole
