@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import Function
 
-from kernels.product import product
+from kernels import cpu
+from kernels.product import product, rounded_product
 from kernels.second_derivatives import plain_gradients
 
 CACHED = 1 << 18  # numbers that fit the second-level cache of a core
@@ -38,12 +39,15 @@ def linear_cross_entropy(hiddens: Tensor, weight: Tensor, bias: Tensor, targets:
 
     hiddens (N, H), weight (V, H), bias (V), targets (N) int64 -> scalar.
     """
-    if hiddens.device.type == "cpu" and hiddens.dtype == torch.float32 \
-            and not torch.is_autocast_enabled("cpu"):
-        needs_grad = torch.is_grad_enabled() and any(
-            t.requires_grad for t in (hiddens, weight, bias))
-        return _LinearCrossEntropy.apply(hiddens, weight, bias, targets, needs_grad)
-    return linear_cross_entropy_plain(hiddens, weight, bias, targets)
+    device, autocast = hiddens.device.type, torch.is_autocast_enabled("cpu")
+    bf16 = autocast and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    if device != "cpu" or not (bf16 if autocast else hiddens.dtype == torch.float32):
+        return linear_cross_entropy_plain(hiddens, weight, bias, targets)
+    inputs = (hiddens, weight, bias)
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
+    with torch.autocast("cpu", enabled=False):
+        return _LinearCrossEntropy.apply(*(t.float() for t in inputs), targets, needs_grad,
+                                         bf16 and cpu.bf16_pays())
 
 
 def linear_cross_entropy_plain(hiddens: Tensor, weight: Tensor, bias: Tensor,
@@ -56,11 +60,14 @@ class _LinearCrossEntropy(Function):
     """The (N, V) logits are turned in place into their own gradient, some rows at a time so that
     they stay in the cache; the plain form writes three arrays of that size. The loss is a single
     number, so all gradients are known up to a factor in the forward pass, and computed there: what
-    is kept for backward is their size, not the logits'."""
+    is kept for backward is their size, not the logits'.
+
+    bf16: the products' operands and results are rounded to bfloat16."""
 
     @staticmethod
-    def forward(ctx, hiddens, weight, bias, targets, needs_grad):
-        scores = product(hiddens, weight.t())                                  # (N, V)
+    def forward(ctx, hiddens, weight, bias, targets, needs_grad, bf16):
+        multiply = rounded_product if bf16 else product
+        scores = multiply(hiddens, weight.t())                                 # (N, V)
         loss = scores.new_zeros(())
         rows = max(1, CACHED // max(len(weight), 1))
         for part, target in zip(scores.split(rows), targets.split(rows), strict=True):
@@ -73,8 +80,10 @@ class _LinearCrossEntropy(Function):
                 part /= norm
                 part.scatter_add_(1, target[:, None], torch.full_like(correct, -1))
         if needs_grad:
-            ctx.save_for_backward(hiddens, weight, bias, targets, product(scores, weight),
-                                  product(scores.t(), hiddens), scores.sum(0))
+            d_bias = scores.sum(0)
+            scores = scores.bfloat16() if bf16 else scores
+            ctx.save_for_backward(hiddens, weight, bias, targets, multiply(scores, weight),
+                                  multiply(scores.t(), hiddens), d_bias)
         return loss
 
     @staticmethod
@@ -84,8 +93,8 @@ class _LinearCrossEntropy(Function):
             def plain(*inputs):
                 return linear_cross_entropy_plain(*inputs, targets)
 
-            return *plain_gradients(plain, inputs, [grad]), None, None
-        return grad * d_hiddens, grad * d_weight, grad * d_bias, None, None
+            return *plain_gradients(plain, inputs, [grad]), None, None, None
+        return grad * d_hiddens, grad * d_weight, grad * d_bias, None, None, None
 
 
 class SplitCrossEntropyLoss(nn.Module):

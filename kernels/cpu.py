@@ -30,6 +30,12 @@ def has(*instructions: str) -> bool:
     return any(found.get(name, False) for name in instructions)
 
 
+def bf16_pays() -> bool:
+    """Whether its instructions multiply bfloat16 numbers faster than float32 ones. Elsewhere
+    PyTorch's products take many times as long in bfloat16."""
+    return has("avx512_bf16", "amx_bf16")
+
+
 def onednn_is_faster() -> bool:
     """Whether oneDNN multiplies large float32 matrices faster than MKL.
 

@@ -54,3 +54,26 @@ def test_nan_passes_through():
     loss = splitcross.linear_cross_entropy(hiddens, torch.ones(2, 1), torch.zeros(2),
                                            torch.tensor([0]))
     assert loss.isnan()
+
+
+def autocast_both(n, h, v):
+    with torch.autocast("cpu", torch.bfloat16):
+        return both(n, h, v)
+
+
+def error(actual, expected):
+    return ((actual - expected).norm() / expected.norm()).item()
+
+
+def test_bfloat16_autocast(monkeypatch):
+    """On CPUs with the instructions: rounded operands, float32 loss and gradients."""
+    monkeypatch.setattr(splitcross.cpu, "bf16_pays", lambda: True)
+    for ours, exact in zip(autocast_both(50, 30, 200)[0], both(50, 30, 200)[0], strict=True):
+        assert ours.dtype == torch.float32
+        assert 1e-6 < error(ours, exact) < 8e-3
+
+
+def test_bfloat16_autocast_on_other_cpus_computes_in_float32(monkeypatch):
+    monkeypatch.setattr(splitcross.cpu, "bf16_pays", lambda: False)
+    for ours, exact in zip(autocast_both(20, 6, 50)[0], both(20, 6, 50)[0], strict=True):
+        assert torch.equal(ours, exact)
