@@ -29,7 +29,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     toolkit.add_training(parser)
     g = parser.add_argument_group("schedule")
     g.add_argument("--optimizer", default="sgd", choices=("sgd", "adam"),
-                   help="sgd switches to averaged SGD when validation stops improving (NT-ASGD)")
+                   help="sgd switches to averaged SGD when validation stops improving "
+                        "(NT-ASGD); adam takes an --lr of 1e-3 unless one is given")
     g.add_argument("--when", nargs="+", type=int, default=[-1], metavar="EPOCH",
                    help="after these epochs divide the learning rate by 10")
     g.add_argument("--max_seq_len_delta", type=int, default=None, metavar="N",
@@ -42,6 +43,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = flags.parse(parser, argv)
     toolkit.check(parser, args)
     flags.check(parser, args, not_negative=("max_seq_len_delta",))
+    flags.rate_of_adaptive(args, args.optimizer)
     return args
 
 
@@ -77,9 +79,6 @@ from harness.places import name_by_time
 # --------------------------------------------------------------------------------- data and model
 def build(args: argparse.Namespace, keeper: Keeper) -> Run:
     """Texts, model, loss and optimiser, as at the start of the run."""
-    if args.optimizer == "adam" and args.lr > 0.1 and keeper.fabric.is_global_zero:
-        print(f"--optimizer adam with --lr {args.lr} will diverge; the published runs use 1e-3",
-              file=sys.stderr)
     corpus = load_corpus(args.data, keeper.fabric)
     known = words_of_start(keeper)
     if known and args.vocabulary == "model":

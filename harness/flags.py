@@ -6,6 +6,8 @@ and a typing mistake answer at once.
 
 import argparse
 import math
+import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +23,9 @@ OnOff = argparse.BooleanOptionalAction
 FREE_ON_RESUME = frozenset({
     "save", "resume", "load", "data", "log_dir", "epochs", "max_steps", "log_interval",
     "save_interval", "device", "devices", "cuda", "eval", "workers"})
+
+ADAPTIVE = frozenset({"adadelta", "adagrad", "adam", "adamax", "adamw", "nadam", "radam", "rmsprop"})
+HIGH_RATE = 0.1  # of these optimisers
 
 
 class Namespace(argparse.Namespace):
@@ -152,6 +157,20 @@ def check(p: argparse.ArgumentParser, args: argparse.Namespace, positive: Iterab
     if shared_batch and getattr(args, "devices", 1) > getattr(args, "batch_size", math.inf):
         p.error(f"--devices {args.devices} cannot share {typed(args, 'batch_size')} "
                 f"{args.batch_size}")
+
+
+def rate_of_adaptive(args: Namespace, optimizer: str) -> None:
+    """A default of --lr meant for SGD, such as 30, makes optimisers of Adam's kind diverge: they
+    get 1e-3 in its place, and a line says so. One that was typed is kept, with a warning."""
+    if optimizer.lower() not in ADAPTIVE or args.lr <= HIGH_RATE:
+        return
+    if args.lr is args.defaults["lr"]:  # argparse makes a new number of what is typed
+        args.lr = 1e-3
+        text = f"{optimizer} without --lr: {args.lr}; the default {args.defaults['lr']} is for SGD"
+    else:
+        text = f"{optimizer} with --lr {args.lr} will diverge; usual is 1e-3"
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(text, file=sys.stderr)
 
 
 # ---------------------------------------------------------------------------------- resuming

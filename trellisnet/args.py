@@ -69,7 +69,9 @@ def add_training(parser: argparse.ArgumentParser, **defaults) -> None:
     group.add_argument("--clip", type=float, help="gradient norm limit (0 or less: none)")
     group.add_argument("--epochs", type=int, help="upper epoch limit")
     group.add_argument("--batch_size", type=int, help="sequences in a batch")
-    group.add_argument("--optim", default="Adam", help="any optimiser of torch.optim")
+    group.add_argument("--optim", default="Adam",
+                       help="any optimiser of torch.optim; one of Adam's kind takes an --lr of "
+                            "1e-3 where the default is for SGD")
     group.add_argument("--wdecay", type=float, default=0.0, help="weight decay of all weights")
     group.add_argument("--when", type=int, nargs="+", default=[-1], metavar="EPOCH",
                        help="epochs after which the learning rate is cut")
@@ -108,6 +110,7 @@ def add_run(parser: argparse.ArgumentParser, name: str, here: Path) -> None:
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> flags.Namespace:
     """The flags' values. Refuses nonsense in one sentence that names the flag (exit code 2)."""
     args = flags.parse(parser, argv)
+    flags.rate_of_adaptive(args, args.optim)
     flags.check(parser, args, rates=RATES, most={"nlevels": 10_000},
                 positive=("emsize", "nhid", "nout", "nlevels", "ksize", "horizon"),
                 not_negative=("wdecay", "anneal", "checkpoint_levels", "seq_len", "n_experts"))

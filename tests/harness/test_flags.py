@@ -167,3 +167,20 @@ def test_tuples_and_lists_are_one():
     """A state holds lists."""
     assert resumed(SAVED, "--betas", "0.9", "0.99") == ""
     assert "--betas" in resumed(SAVED, "--betas", "0.9", "0.9")
+
+
+@pytest.mark.parametrize(("typed", "rate", "said"), [
+    (["--optimizer", "adam"], 1e-3, "adam without --lr: 0.001; the default 30 is for SGD\n"),
+    (["--optimizer", "AdamW", "--lr", "30"], 30,
+     "AdamW with --lr 30.0 will diverge; usual is 1e-3\n"),
+    (["--optimizer", "adam", "--lr", "0.01"], 0.01, ""),
+    (["--optimizer", "sgd"], 30, ""), ([], 30, "")])
+def test_the_rate_of_sgd_is_not_given_to_adam(capsys, typed, rate, said):
+    """Adam with a rate of 30 trains to 5e54 without a word."""
+    p = flags.parser("toy")
+    p.add_argument("--lr", type=float, default=30)
+    p.add_argument("--optimizer", default="sgd")
+    args = flags.parse(p, typed)
+    flags.rate_of_adaptive(args, args.optimizer)
+    assert args.lr == rate
+    assert capsys.readouterr().err == said
