@@ -3,11 +3,15 @@ writes metrics.csv only what is not in there.
 
 To teach it a new kind of line, add a row to PATTERNS. In a row's regular expression <name> stands
 for a number that is kept under that name (names: measurements.py). x_correct and x_total become
-x_acc, in percent; params_millions becomes params.
+x_acc, in percent, as x_share becomes x; params_millions becomes params.
 """
 
 import math
 import re
+
+# GLUE's measures, wherever they stand in fairseq's line.
+MEASURES = ("mcc", "acc_and_f1", "f1", "pearson_and_spearman", "pearson", "spearman")
+GLUE = "".join(rf"(?:(?=.*? \| {name} <valid_{name}_share>))?" for name in MEASURES)
 
 # Kind "epoch": a point of the curve; without <epoch> it belongs to the epoch last seen.
 # Kind "final": a number of the whole run.
@@ -16,7 +20,10 @@ PATTERNS = (
     ("fairseq", "epoch", r"epoch <epoch>:\s+\d+ / <updates_per_epoch> loss="),
     ("fairseq", "epoch",
      r"epoch <epoch> \| valid on 'valid' subset \| loss <valid_loss_base2>(?: \| nll_loss [\d.]+)?"
-     r"(?: \| accuracy <valid_acc>)?(?: \| ppl <valid_ppl>)?(?:.* num_updates <updates>)?"),
+     r"(?: \| accuracy <valid_acc>)?(?: \| ppl <valid_ppl>)?" + GLUE
+     + r"(?:.* num_updates <updates>)?"),
+    ("fairseq, MNLI", "epoch",
+     r"epoch <epoch> \| valid on 'valid1' subset \| .*? \| accuracy <valid_acc_mismatched>"),
     ("fairseq", "final", r"Loss \(base 2\): <test_loss_base2>, Perplexity: <test_ppl>"),
 
     ("awd_lstm, pointer", "final",
@@ -67,6 +74,8 @@ def tidy(values: dict) -> dict:
     for name, value in values.items():
         if name == "params_millions":
             tidied["params"] = round(value * 1e6)
+        elif name.endswith("_share"):
+            tidied[name.removesuffix("_share")] = value and round(100 * value, 6)
         elif name.endswith("_correct"):
             total = values[name[:-8] + "_total"]
             tidied[name[:-8] + "_acc"] = round(100 * value / total, 6) if total else None

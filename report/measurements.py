@@ -1,14 +1,18 @@
 """A step's curve (one dict per epoch) and closing numbers, from metrics.csv and the log.
 
 Names are <split>_<metric>, with splits train, valid, test and metrics loss, ppl, bpc, acc (in
-percent), or epoch, seconds, params, best_epoch.
+percent), GLUE's in percent (log_lines.MEASURES; acc_mismatched of MNLI), or epoch, seconds, params,
+best_epoch.
 """
 
 from report import log_lines, metrics_csv
 from report.step_files import Step
 
 Numbers = dict[str, float | None]
-BEST = (("valid_loss", min), ("valid_ppl", min), ("valid_bpc", min), ("valid_acc", max))
+# What decided which weights were kept; a task of GLUE that has a measure of its own goes by that.
+BEST = (("valid_mcc", max), ("valid_acc_and_f1", max), ("valid_pearson_and_spearman", max),
+        ("valid_loss", min), ("valid_ppl", min), ("valid_bpc", min),
+        ("valid_acc", max))
 
 
 def of_step(step: Step) -> tuple[list[Numbers], Numbers]:

@@ -4,8 +4,14 @@ import statistics
 from collections.abc import Sequence
 from pathlib import PurePath
 
-DECIMALS = {"ppl": 2, "bpc": 3, "acc": 2, "loss": 3}  # in the order of preference
-NAMES = {"ppl": "perplexity", "bpc": "bits per character", "acc": "accuracy, %", "loss": "loss"}
+DECIMALS = {"mcc": 2, "f1": 2, "pearson": 2, "ppl": 2, "bpc": 3, "acc": 2, "loss": 3, "spearman": 2,
+            "acc_and_f1": 2, "pearson_and_spearman": 2,
+            "acc_mismatched": 2}  # in the order of preference
+NAMES = {"mcc": "Matthews correlation, %", "f1": "F1, %", "pearson": "Pearson correlation, %",
+         "spearman": "Spearman correlation, %", "acc_and_f1": "mean of accuracy and F1, %",
+         "pearson_and_spearman": "mean of both correlations, %",
+         "acc_mismatched": "accuracy on other genres, %", "ppl": "perplexity",
+         "bpc": "bits per character", "acc": "accuracy, %", "loss": "loss"}
 
 
 def metric_of(step: dict, wanted: Sequence[str] = ()) -> str | None:

@@ -25,6 +25,26 @@ CASES = {
                 "INFO | fairseq_cli.eval_lm | Loss (base 2): 4.6247, Perplexity: 24.67",
                 {"best_epoch": 1, "valid_loss_base2": 8.5, "valid_ppl": 362.04,
                  "test_loss_base2": 4.6247, "test_ppl": 24.67}),
+    "glue-CoLA": (
+        "epoch 001 | valid on 'valid' subset | loss 0.9 | nll_loss 0.9 | accuracy 68.5 | mcc -0.021"
+        " | wps 31 | num_updates 10 | best_mcc 0.3\n"
+        "epoch 002 | valid on 'valid' subset | loss 1.2 | nll_loss 1.2 | accuracy 66.1 | mcc 0.3075"
+        " | wps 31 | num_updates 20 | best_mcc 0.3075",
+        {"best_epoch": 2, "valid_loss_base2": 1.2, "valid_acc": 66.1, "valid_mcc": 30.75}),
+    "glue-MRPC": (
+        "epoch 001 | valid on 'valid' subset | loss 1 | accuracy 80 | acc_and_f1 0.84 | f1 0.88",
+        {"best_epoch": 1, "valid_loss_base2": 1.0, "valid_acc": 80.0, "valid_acc_and_f1": 84.0,
+         "valid_f1": 88.0}),
+    "glue-STS-B": (
+        "epoch 001 | valid on 'valid' subset | loss 1 | pearson_and_spearman 0.85 | pearson 0.86 | "
+        "spearman nan | wps 3",
+        {"best_epoch": 1, "valid_loss_base2": 1.0, "valid_pearson_and_spearman": 85.0,
+         "valid_pearson": 86.0, "valid_spearman": None}),
+    "glue-MNLI": (
+        "epoch 001 | valid on 'valid' subset | loss 1 | nll_loss 1 | accuracy 76.5 | wps 9\n"
+        "epoch 001 | valid on 'valid1' subset | loss 1 | nll_loss 1 | accuracy 75.5 | wps 9",
+        {"best_epoch": 1, "valid_loss_base2": 1.0, "valid_acc": 76.5,
+         "valid_acc_mismatched": 75.5}),
     "im-eval": ("* Acc@1 72.290 Acc@5 91.0 loss 1.230",
                 {"valid_acc": 72.29, "valid_acc5": 91.0, "valid_loss": 1.23}),
     "lra-eval": ("val loss 0.6931 acc 50.00 | test loss 0.7000 acc 49.50",
