@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness import flags
 from harness.flags import OnOff
+from trellisnet.char_PTB.utils import DATASETS
 
 RATES = ("dropout", "dropouti", "wdrop", "emb_dropout", "dropouth", "dropoutl")
 
@@ -57,6 +58,21 @@ def add_language_model(parser: argparse.ArgumentParser, **defaults) -> None:
     parser.set_defaults(**defaults)
 
 
+TASKS = {"word_PTB": "word_PTB/data/penn", "word_WT103": "word_WT103/data/wikitext-103",
+         "char_PTB": "char_PTB/data"}  # the language models: task -> its data
+
+
+def add_trained(parser: argparse.ArgumentParser) -> None:
+    """For generate.py and score.py: what a model file of before it held its words leaves open."""
+    parser.add_argument("--task", default=None, choices=TASKS,
+                        help="which script trained it (None: the file tells)")
+    parser.add_argument("--data", default=None, metavar="DIR",
+                        help="texts that it was trained on, if its file does not hold its "
+                             "vocabulary (None: the task's)")
+    parser.add_argument("--dataset", default="ptb", choices=DATASETS,
+                        help="char_PTB: which text --data is")
+
+
 def check_history(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """--seq_len, where it is given, must hold the history (exit code 2)."""
     if args.seq_len and args.seq_len < args.horizon:
@@ -91,7 +107,8 @@ def add_run(parser: argparse.ArgumentParser, name: str, here: Path) -> None:
                        help="best model (None: NAME.pt in the working directory); the training "
                             "state goes beside it as FILE.state")
     group.add_argument("--load", default="", metavar="FILE",
-                       help="start from a model file of ours, with its sizes")
+                       help="start from a model file of ours, with its sizes and its words: words "
+                            "of --data that it does not know are read as <unk>, counted and named")
     group.add_argument("--eval", action="store_true", help="evaluate, print, stop")
     flags.add_run(parser, here / "logs")
     flags.add_machine(parser)

@@ -1,7 +1,7 @@
 """Samples text from a trained language model, one token at a time.
 
-    python generate.py --task word_PTB --load Trellis_wordPTB.pt --words 100 --prompt "the company"
-    python generate.py --task char_PTB --load Trellis_charPTB.pt --words 500
+    python generate.py --load Trellis_wordPTB.pt --words 100 --prompt "the company"
+    python generate.py --load Trellis_charPTB.pt --words 500
 
 A step costs each level one position: the levels' last states are kept, so what comes out is what
 the network would say with the whole text before it.
@@ -16,23 +16,15 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from harness import flags
-from harness.home import home
-from trellisnet.char_PTB.utils import DATASETS
-
-HERE = home(__file__)
-DATA = {"word_PTB": "word_PTB/data/penn", "word_WT103": "word_WT103/data/wikitext-103",
-        "char_PTB": "char_PTB/data"}
+from trellisnet.args import add_trained
 
 
 # ------------------------------------------------------------------------------------- settings
 def parse_args(argv: list[str] | None = None) -> Namespace:
     p = flags.parser("Samples text from a trained TrellisNet language model")
-    p.add_argument("--task", default="word_PTB", choices=DATA, help="which script trained it")
-    p.add_argument("--load", required=True, metavar="FILE", help="model file of that script")
-    p.add_argument("--data", default=None, metavar="DIR",
-                   help="texts that it was trained on, for the vocabulary (None: the task's)")
-    p.add_argument("--dataset", default="ptb", choices=DATASETS,
-                   help="char_PTB: which text")
+    p.add_argument("--load", required=True, metavar="FILE",
+                   help="model file of word_ptb.py, word_wt103.py or char_ptb.py")
+    add_trained(p)
     p.add_argument("--prompt", default="", metavar="TEXT", help="text to go on from")
     p.add_argument("--words", type=int, default=100, metavar="N", help="tokens to generate")
     p.add_argument("--temperature", type=float, default=1.0,
@@ -47,7 +39,6 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     if not args.temperature >= 1e-3:
         p.error("--temperature has to be greater or equal 1e-3")
     flags.check(p, args, not_negative=("words", "top_k"))
-    args.data = args.data or str(HERE / DATA[args.task])
     return args
 
 
@@ -57,21 +48,13 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
-from harness.endings import BadInput, orderly_exit
-from harness.inputs import load_in_turn
+from harness.endings import bad_input, orderly_exit
 from harness.machine import make_fabric
-from trellisnet import model_files
-from trellisnet.char_PTB import model as char_model
-from trellisnet.char_PTB.data import Characters
-from trellisnet.lm import TrainingLoss, TrellisNetLM
-from trellisnet.text import EOS
+from texts.vocabulary import ids_of
+from texts.words import EOS
+from trellisnet.lm import TrainingLoss
+from trellisnet.trained import load_trained, log_probability
 from trellisnet.trellisnet import TrellisNet
-from trellisnet.word_PTB import model as word_model
-from trellisnet.word_PTB.data import load_corpus
-from trellisnet.word_WT103 import model as wt103_model
-
-BUILD = {"word_PTB": word_model.build, "word_WT103": wt103_model.build,
-         "char_PTB": char_model.build}
 
 
 # ------------------------------------------------------------------------------------ generation
@@ -117,15 +100,6 @@ def push(past: list[Tensor], present: Tensor) -> None:
     del past[0]
 
 
-def log_probability(loss: TrainingLoss, output: Tensor) -> Tensor:
-    """output (N, nout) -> log-probabilities (N, V)."""
-    model: TrellisNetLM = loss.model
-    if loss.criterion.splits:
-        return loss.criterion.logprob(model.decoder.weight, model.decoder.bias, output)
-    scores = model.decode(output)
-    return scores if model.mixsoft else scores.log_softmax(-1)
-
-
 @torch.no_grad()
 def generate(loss: TrainingLoss, start: list[int], tokens: int, temperature: float = 1.0,
              top_k: int = 0) -> Iterator[int]:
@@ -146,41 +120,29 @@ def generate(loss: TrainingLoss, start: list[int], tokens: int, temperature: flo
 
 
 def prompt_ids(prompt: str, spaced: bool, vocabulary: list[str]) -> list[int]:
-    """Ids of the prompt behind a line's end, <unk> for unknown words. Raises BadInput."""
+    """Ids of the prompt behind a line's end, <unk> for unknown words, which are named on stderr.
+    Raises BadInput if there is no <unk>."""
     index = {token: n for n, token in enumerate(vocabulary)}
-    unknown = index.get("<unk>")
     tokens = prompt.split() if spaced else list(prompt)
-    ids = [index.get(token, unknown) for token in tokens]
-    if None in ids:
-        raise BadInput(f"--prompt: {tokens[ids.index(None)]!r} is not in the vocabulary of --data")
+    with bad_input(f"--prompt {prompt!r}: "):
+        ids = ids_of(tokens, index)
+    if missing := [token for token in tokens if token not in index]:
+        print(f"--prompt: {', '.join(missing)} read as <unk>", file=sys.stderr)
     return [index[EOS], *ids]
 
 
 def run(args: Namespace) -> None:
     fabric = make_fabric(args)
-    spaced = args.task != "char_PTB"
-    corpus = load_in_turn(fabric, lambda: load_corpus(args.data) if spaced
-                          else Characters(args.data, args.dataset), f"--data {args.data}")
-    content = model_files.read(args.load)
-    trained = Namespace(**content["args"])
-    if content.get("vocabulary") != corpus.digest():
-        raise BadInput(f"--load {args.load} was trained on other words than those of --data "
-                       f"{args.data}")
-    try:
-        loss = BUILD[args.task](trained, len(corpus))
-        loss.load_state_dict(content["model"])
-    except (AttributeError, RuntimeError):
-        raise BadInput(f"--load {args.load} is no model of --task {args.task}: give the script "
-                       "that trained it") from None
-    loss = fabric.to_device(loss)
-    start = prompt_ids(args.prompt, spaced, corpus.words)
+    trained = load_trained("--load", args.load, args, fabric)
+    spaced = trained.task != "char_PTB"
+    start = prompt_ids(args.prompt, spaced, trained.words)
     torch.manual_seed(args.seed)  # building the model has drawn from the stream
     between = " " if spaced else ""
     with (open(1, "w", encoding="utf-8", closefd=False) if args.outf == "-"
           else open(args.outf, "w", encoding="utf-8")) as out, fabric.autocast():
         out.write(args.prompt + between if args.prompt else "")
-        for word in generate(loss, start, args.words, args.temperature, args.top_k):
-            token = corpus.words[word]
+        for word in generate(trained.loss, start, args.words, args.temperature, args.top_k):
+            token = trained.words[word]
             out.write("\n" if token == EOS else token + between)
         out.write("\n")
 

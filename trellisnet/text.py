@@ -4,21 +4,22 @@ The ids are cached beside the texts, in one .npz file named after the texts' SHA
 text is never confused with its former self. The archive's CRCs tell of damage.
 """
 
+import copy
 import hashlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from harness.cache import read_arrays, write_arrays
+from texts.folder import SPLITS, find_texts
+from texts.vocabulary import UNKNOWN, UnknownWords, digest_of, pack
+from texts.words import numbered, words_of
 
-SPLITS = ("train", "valid", "test")
-EOS = "<eos>"
-BOM = "\ufeff"   # before a text; also before a line, where files were joined
 RULES = 2        # of tokenising: a cache made by others is not looked at
-CHUNK = 1 << 24  # bytes of text at a time: bounds the memory, not the result
 
 # Pieces of a text -> tokens; called for one text after another.
 Tokeniser = Callable[[Path], Iterable[list[str]]]
@@ -26,7 +27,8 @@ Tokeniser = Callable[[Path], Iterable[list[str]]]
 
 class Corpus:
     """`train`, `valid`, `test`: int32 tensors of ids. `words`: id -> token. `files`: split -> text,
-    and `digests`: its file name -> its SHA-256. `cached`: the ids were there already."""
+    and `digests`: its file name -> its SHA-256. `cached`: the ids were there already. `unknown`:
+    how often which token became <unk>, see in_words_of."""
 
     def __init__(self, files: dict[str, Path], tokenise: Tokeniser, unit: str,
                  between: tuple[str, ...] = ()):
@@ -38,7 +40,7 @@ class Corpus:
         for path in files.values():
             if not path.is_file():
                 raise FileNotFoundError(f"no {path.name} in {path.parent}")
-        self.files = files
+        self.files, self.unknown = files, Counter()
         self.digests = {files[split].name: _sha256(files[split]) for split in SPLITS}
         key = hashlib.sha256(b"".join(map(bytes.fromhex, self.digests.values()))).hexdigest()[:16]
         cache = files["train"].parent / f".trellisnet-{unit}-{RULES}-{key}.npz"
@@ -56,20 +58,43 @@ class Corpus:
 
     def digest(self) -> str:
         """SHA-256 of the vocabulary: texts with the same digest share their ids."""
-        return hashlib.sha256("\n".join(self.words).encode()).hexdigest()
+        return self.digest_of(self.words)
+
+    def tokens(self) -> int:
+        """Of all three texts."""
+        return sum(len(getattr(self, split)) for split in SPLITS)
+
+    def facts(self) -> dict:
+        """What model files and training states hold of the vocabulary: digest, size, the words."""
+        return {"vocabulary": self.digest(), "words": len(self), "word_list": pack(self.words)}
+
+    @staticmethod
+    def digest_of(words: list[str]) -> str:
+        return digest_of(words)
+
+    def in_words_of(self, words: list[str]) -> "Corpus":
+        """The same texts with the ids of another vocabulary. Raises UnknownWords if a token is not
+        in it, and no <unk> is."""
+        known = {word: i for i, word in enumerate(words)}
+        other = copy.copy(self)
+        other.words = words
+        counts = sum(torch.bincount(getattr(self, split), minlength=len(self)) for split in SPLITS)
+        other.unknown = Counter({word: int(count) for word, count in
+                                 zip(self.words, counts.tolist(), strict=True)
+                                 if count and word not in known})
+        if other.unknown and UNKNOWN not in known:
+            raise UnknownWords(other.unknown)
+        stand_in = known.get(UNKNOWN, 0)
+        ids = torch.tensor([known.get(word, stand_in) for word in self.words], dtype=torch.int32)
+        for split in SPLITS:
+            setattr(other, split, ids[getattr(self, split)])
+        return other
 
 
 def word_corpus(folder: Path) -> Corpus:
-    """train.txt, valid.txt and test.txt of a folder, tokenised at white space, <eos> at each line
-    end. Raises like Corpus."""
-    return Corpus({split: folder / f"{split}.txt" for split in SPLITS}, words_of, "words")
-
-
-def words_of(path: Path) -> Iterator[list[str]]:
-    """Whitespace-separated words, <eos> at each line end."""
-    with path.open(encoding="utf-8") as file:
-        while lines := file.readlines(CHUNK):
-            yield [word for line in lines for word in (*line.lstrip(BOM).split(), EOS)]
+    """train.txt, valid.txt and test.txt of a folder (or the names that texts.folder knows),
+    tokenised at white space, <eos> at each line end. Raises like Corpus."""
+    return Corpus(find_texts(folder), words_of, "words")
 
 
 def _sha256(path: Path) -> str:
@@ -82,13 +107,8 @@ def _tokenise(files: dict[str, Path], tokenise: Tokeniser, between: tuple[str, .
     arrays = {}
     for split in SPLITS:
         ids = array("i")
-        try:
-            for tokens in tokenise(files[split]):
-                for token in dict.fromkeys(tokens):  # each distinct one once: texts repeat a lot
-                    index.setdefault(token, len(index))
-                ids.extend(map(index.__getitem__, tokens))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{files[split]} is not UTF-8 text (byte {error.start})") from None
+        for part in numbered(tokenise(files[split]), index):
+            ids.extend(part)
         if not ids:
             raise ValueError(f"{files[split]} is empty")
         arrays[split] = np.frombuffer(ids, np.int32)

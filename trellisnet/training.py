@@ -70,8 +70,7 @@ class TextRun(Run):
 
     def __init__(self, args: Namespace, keeper: Keeper, loss: TrainingLoss, corpus: Corpus,
                  recipe: Recipe):
-        super().__init__(args, keeper, loss, TextProgress(),
-                         {"vocabulary": corpus.digest(), "words": len(corpus)})
+        super().__init__(args, keeper, loss, TextProgress(), corpus.facts())
         self.recipe, self.inputs = recipe, corpus.digests
         train, self.valid, self.test = (
             columns_of(corpus, split, how, columns, args.data).to(self.fabric.device)
@@ -130,6 +129,7 @@ def build(args: Namespace, keeper: Keeper, corpus: Corpus,
     """Model, texts and optimiser: fresh, with weights of --load or --load_weight, or where --resume
     says. Raises BadInput."""
     given = take_sizes(args, keeper)
+    corpus = model_files.texts_in_words_of(given or keeper.found, corpus, args, keeper.say)
     with bad_input():
         loss = make_loss(args, len(corpus))
     run = TextRun(args, keeper, loss, corpus, recipe)

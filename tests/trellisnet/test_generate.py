@@ -5,8 +5,9 @@ import torch
 
 from common.splitcross import SplitCrossEntropyLoss
 from harness.endings import BadInput
-from trellisnet.generate import Stream, generate, log_probability, prompt_ids
+from trellisnet.generate import Stream, generate, prompt_ids
 from trellisnet.lm import TrainingLoss, TrellisNetLM
+from trellisnet.trained import log_probability
 from trellisnet.trellisnet import TrellisNet
 
 
@@ -67,10 +68,11 @@ def test_top_k_and_seed():
     assert list(generate(loss, [0], 50, top_k=2)) != first
 
 
-def test_prompt():
+def test_prompt(capsys):
     vocabulary = ["a", "<eos>", "<unk>", "b"]
     assert prompt_ids("b zebra a", True, vocabulary) == [1, 3, 2, 0]
+    assert capsys.readouterr().err == "--prompt: zebra read as <unk>\n"
     assert prompt_ids("", True, vocabulary) == [1]
     assert prompt_ids("ba", False, ["<eos>", "a", "b"]) == [0, 2, 1]
-    with pytest.raises(BadInput, match="'z' is not in the vocabulary"):
+    with pytest.raises(BadInput, match="the model does not know z, and its"):
         prompt_ids("az", False, ["<eos>", "a", "b"])

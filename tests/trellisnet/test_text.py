@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from harness import files
-from trellisnet import text
 from trellisnet.char_PTB.data import Characters, find_texts
 from trellisnet.text import SPLITS, word_corpus
 
@@ -60,7 +59,7 @@ def test_chunks_do_not_show(tmp_path, monkeypatch):
     lines = "".join(f"w{i % 7} x{i % 5}\n" for i in range(300))
     whole = words(write(tmp_path / "a", train=lines))
     letters = characters(tmp_path / "a")
-    monkeypatch.setattr(text, "CHUNK", 50)
+    monkeypatch.setattr("texts.words.CHUNK", 50)
     monkeypatch.setattr("trellisnet.char_PTB.data.CHUNK", 50)
     for old, new in ((whole, words(write(tmp_path / "b", train=lines))),
                      (letters, characters(tmp_path / "b"))):

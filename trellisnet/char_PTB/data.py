@@ -3,16 +3,18 @@
 The vocabulary is in order of first appearance over train, a space, valid, a space, test.
 """
 
-import hashlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from trellisnet.text import BOM, CHUNK, EOS, SPLITS, Corpus
+from texts.folder import NAMES, SPLITS
+from texts.vocabulary import digest_of
+from texts.words import BOM, CHUNK, EOS, words_of
+from trellisnet.text import Corpus
 
 EOS_THEN = "\u00ff"  # the line's end in the original and in release 0.1
 # Where a data set may lie below --data, and how its files are called there.
-PLACES = {"ptb": (("", "{}.txt"), ("", "ptb.{}.txt"), ("simple-examples/data", "ptb.{}.txt"),
+PLACES = {"ptb": (*(("", name) for name in NAMES), ("simple-examples/data", "ptb.{}.txt"),
                   ("penn", "{}.txt")),
           "pydoc": (("", "{}.txt"), ("pydoc", "{}.txt"))}
 
@@ -30,12 +32,16 @@ class Characters(Corpus):
         super().__init__(files, partial(characters_of, spaced=self.spaced),
                          f"{'spaced-' if self.spaced else ''}characters", between=(" ", " "))
 
-    def digest(self) -> str:
+    def facts(self) -> dict:
+        return {**super().facts(), "spaced": self.spaced}
+
+    @staticmethod
+    def digest_of(words: list[str]) -> str:
         """With a line's end as release 0.1 wrote it, so that its model files still fit. It took the
         letter U+00FF for a line's end too: where a text has this letter, there is no such file."""
-        then = self.words if EOS_THEN in self.words else [
-            EOS_THEN if word == EOS else word for word in self.words]
-        return hashlib.sha256("\n".join(then).encode()).hexdigest()
+        then = words if EOS_THEN in words else [
+            EOS_THEN if word == EOS else word for word in words]
+        return digest_of(then)
 
 
 def find_texts(folder: Path, dataset: str) -> dict[str, Path]:
@@ -50,26 +56,26 @@ def find_texts(folder: Path, dataset: str) -> dict[str, Path]:
 
 def characters_of(path: Path, spaced: bool = False) -> Iterator[list[str]]:
     """Characters, EOS at each line end; blanks are left out if `spaced`."""
-    with path.open(encoding="utf-8") as file:
-        first = True
-        while piece := file.read(CHUNK):
-            piece = piece.removeprefix(BOM) if first else piece
-            first = False
-            yield [EOS if character == "\n" else character
-                   for character in (piece.replace(" ", "") if spaced else piece)]
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = True
+            while piece := file.read(CHUNK):
+                piece = piece.removeprefix(BOM) if first else piece
+                first = False
+                yield [EOS if character == "\n" else character
+                       for character in (piece.replace(" ", "") if spaced else piece)]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from None
 
 
 def is_spaced(path: Path) -> bool:
     """Are all words of the text, three at least, one character long?"""
-    words = 0
+    count = 0
     try:
-        with path.open(encoding="utf-8") as file:
-            while lines := file.readlines(CHUNK):
-                for line in lines:
-                    line_words = line.lstrip(BOM).split()
-                    if any(len(word) > 1 for word in line_words):
-                        return False
-                    words += len(line_words)
-    except UnicodeDecodeError:  # for the tokeniser to say
+        for words in words_of(path, end=""):
+            if any(len(word) > 1 for word in words):
+                return False
+            count += sum(map(bool, words))
+    except ValueError:  # for the tokeniser to say
         return False
-    return words > 2
+    return count > 2
