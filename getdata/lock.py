@@ -3,8 +3,6 @@
 import contextlib
 import os
 import shutil
-import sys
-import warnings
 
 
 @contextlib.contextmanager
@@ -26,22 +24,16 @@ def data_folder_locked(job):
 
 def take_lock(data):
     """Return the lock, taken; on a file system without locks say so and go on without."""
-    from filelock import FileLock, Timeout  # may be missing: not for --list
+    from filelock import FileLock  # may be missing: not for --list
+
+    from harness.lock import take
 
     lock = FileLock(data / ".lock", mode=0o666)  # whoever can write in the folder takes it in turn
     if not os.access(data, os.W_OK):
         return lock  # nothing can change there
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # filelock falls back to a file that says who holds it
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                print("waiting for another getdata to finish", flush=True)
-                lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        print(f"{data}: no lock can be had there ({error}); start no second getdata",
-              file=sys.stderr)
+    if not take(lock, advice := "start no second getdata"):
+        print("waiting for another getdata to finish", flush=True)
+        take(lock, advice, timeout=-1)
     return lock
 
 

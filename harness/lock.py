@@ -1,7 +1,9 @@
-"""One run at a time writes to a place."""
+"""One process at a time works in a place. Imports neither torch nor Lightning: report and getdata
+take their locks here too."""
 
 import contextlib
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,29 @@ from harness.endings import BadInput
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+def take(lock: FileLock, advice: str, timeout: float = 0) -> bool:
+    """Takes the lock; False if another still holds it after `timeout` seconds (-1: waits for it).
+
+    On a file system that has no locks one line says so, with `advice`, and there is none. Where
+    flock alone is missing, filelock writes a file that says who holds the place; that takes a line
+    too.
+    """
+    path = Path(lock.lock_file)
+    try:
+        with warnings.catch_warnings(record=True) as said:  # filelock's own takes two lines
+            warnings.simplefilter("always")
+            lock.acquire(timeout=timeout)
+    except Timeout:
+        return False
+    except (OSError, NotImplementedError) as error:
+        print(f"{path.parent}: no lock can be had there ({error}); {advice}", file=sys.stderr)
+    else:
+        if said:
+            print(f"{path.parent}: no flock there, so {path.name} says who holds it; remove it if "
+                  "that process was killed on another machine", file=sys.stderr)
+    return True
 
 
 class Lock:
@@ -24,19 +49,10 @@ class Lock:
     def acquire(self, flag: str, fabric: "Fabric") -> None:
         """flag: what says where the run writes, with its value. Raises BadInput, in all processes
         alike, if another run holds the lock."""
-        if fabric.broadcast(fabric.is_global_zero and not self._acquired()):
+        advice = "start no second run that writes there"
+        if fabric.broadcast(fabric.is_global_zero and not take(self.lock, advice)):
             raise BadInput(f"{flag}: another run is writing there; wait for its end or give "
                            f"another {flag.split()[0]}")
-
-    def _acquired(self) -> bool:
-        try:
-            self.lock.acquire(timeout=0)
-        except Timeout:
-            return False
-        except (OSError, NotImplementedError) as error:
-            print(f"{self.path.parent}: no lock can be had there ({error}); start no second run "
-                  "that writes there", file=sys.stderr)
-        return True
 
     def release(self) -> None:
         if self.lock.is_locked:

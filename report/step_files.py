@@ -3,8 +3,6 @@
 import os
 import re
 import shutil
-import sys
-import warnings
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -61,18 +59,13 @@ def make_workdir(workdir: Path) -> None:
 def locked(step: Step) -> Iterator[None]:
     """Raises UserError if another process runs the same step. The lock is released when this
     process ends, however it ends."""
-    from filelock import FileLock, Timeout  # may be missing: not for -h
+    from filelock import FileLock  # may be missing: not for -h
+
+    from harness.lock import take
 
     lock = FileLock(step.lock)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # without flock it writes a file that says who holds it
-            lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"{step}: already running in {step.workdir}") from None
-    except (OSError, NotImplementedError) as error:
-        print(f"{step.workdir}: no lock can be had there ({error}); do not start {step} twice",
-              file=sys.stderr)
+    if not take(lock, f"do not start {step} twice"):
+        raise UserError(f"{step}: already running in {step.workdir}")
     try:
         yield
     finally:

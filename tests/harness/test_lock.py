@@ -100,9 +100,8 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, capsys, error):
 
 
 @pytest.mark.skipif(not filelock.has_fcntl, reason="needs flock")
-@pytest.mark.filterwarnings("ignore:flock not supported")
-def test_a_system_without_flock(tmp_path, monkeypatch):
-    """filelock then makes a file that says who has the place."""
+def test_a_system_without_flock(tmp_path, monkeypatch, capsys):
+    """filelock then makes a file that says who has the place; we say so in one line."""
     from filelock import _unix
 
     def missing(*_):
@@ -110,6 +109,8 @@ def test_a_system_without_flock(tmp_path, monkeypatch):
     monkeypatch.setattr(_unix.fcntl, "flock", missing)
     lock, other = (Lock(tmp_path / ".m.pt.lock") for _ in range(2))
     lock.acquire("--save m.pt", Alone)
+    line, = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path}: no flock there, so .m.pt.lock says who holds it")
     with pytest.raises(BadInput, match="another run is writing there"):
         other.acquire("--save m.pt", Alone)
     lock.release()
