@@ -160,11 +160,14 @@ class SplitCrossEntropyLoss(nn.Module):
         part = self._part_of(targets)
         head_targets = torch.where(part == 0, targets, len(weights[0]) - part)
         loss = linear_cross_entropy(hiddens, weights[0], biases[0], head_targets)
+        # While torch.compile traces, nobody knows how many rows a part has, nor whether it has any.
+        compiling = torch.compiler.is_compiling()
+        of_part = linear_cross_entropy_plain if compiling else linear_cross_entropy
         for k in range(1, self.nsplits):
             rows = (part == k).nonzero().squeeze(1)
-            if len(rows):
-                loss = loss + linear_cross_entropy(hiddens[rows], weights[k], biases[k],
-                                                   targets[rows] - self.splits[k - 1])
+            if compiling or len(rows):
+                loss = loss + of_part(hiddens[rows], weights[k], biases[k],
+                                      targets[rows] - self.splits[k - 1])
         if self.verbose:
             print("rows per part:", torch.bincount(part, minlength=self.nsplits).tolist())
         return loss / len(targets)

@@ -53,6 +53,20 @@ def available(*tensors: Tensor) -> bool:
     return same and loaded() is not None
 
 
+def available_to_compiler(first: Tensor) -> bool:
+    """`available`, in a form that torch.compile traces."""
+    return first.device.type == "cpu" and first.dtype in SUFFIX and _ready()
+
+
+def _ready() -> bool:
+    return os.environ.get("KERNELS", "1") != "0" and loaded() is not None
+
+
+# What torch.compiler.assume_constant_result does, which would import half of torch for it: the
+# function is called once while tracing.
+_ready._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def has_bf16_instructions() -> bool:
     """Whether the library multiplies bfloat16 numbers with AVX-512 BF16. Elsewhere it can, by
     shifting bits, but gains nothing."""

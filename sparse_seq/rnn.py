@@ -169,6 +169,8 @@ class SparseLSTM(nn.Module):
         lstm_options: further options of nn.LSTM, refused unless they have the value that they have
             here (FIXED_OPTIONS), so that a layer can be put in the place of another by name.
 
+    torch.compile traces it whole with torch._dynamo.config.allow_rnn = True, as any nn.LSTM.
+
     Parameters are named LSTMs.{c}.weight_ih_l0 ... as in the original, with weight drop
     LSTMs.{c}.module.weight_hh_l0_raw ...; an alias LSTMs.{c}.module.weight_hh_l0 beside a _raw
     entry, which the original left on recent PyTorch, is ignored on loading.
