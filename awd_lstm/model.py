@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from awd_lstm import MODELS
 from awd_lstm.qrnn import QRNNLayer
 from common.dropout import WeightDrop, check_rate, embedding_dropout, locked_dropout
+from kernels.cudnn import GRU
 from kernels.lstm import lstm
 
 Hidden = list  # per layer: (h, c) for LSTM, h for GRU, c for QRNN; each tensor (1, B, H)
@@ -84,7 +85,7 @@ class RNNModel(nn.Module):
             qrnn = QRNNLayer(size_in, size, save_prev_x=True, window=2 if index == 0 else 1)
             qrnn.linear = WeightDrop(qrnn.linear, ["weight"], dropout=self.wdrop)
             return qrnn
-        layer = (LSTM if self.rnn_type == "LSTM" else nn.GRU)(size_in, size)
+        layer = (LSTM if self.rnn_type == "LSTM" else GRU)(size_in, size)
         return WeightDrop(layer, ["weight_hh_l0"], self.wdrop) if self.wdrop else layer
 
     def config(self) -> dict:

@@ -83,6 +83,11 @@ class Run:
         """Has NT-ASGD switched to averaged SGD?"""
         return isinstance(self.optimizer, ASGD)
 
+    def count(self, loss: float) -> None:
+        """One more batch, with its cross entropy."""
+        self.progress.total += loss
+        self.progress.counted += 1
+
     def evaluate(self, source: Tensor) -> float:
         """Mean loss of a text with the weights as they are now."""
         with self.keeper.fabric.autocast():
@@ -202,10 +207,10 @@ def train_epoch(run: Run) -> None:
     report_start, reported = time.time(), progress.batch
     while not epoch_is_over(run) and not keeper.out_of_steps():
         seq_len, loss = one_update(run)
-        progress.total += loss
-        progress.counted += 1
+        keeper.later(run.count, loss)
         done = progress.batch + 1
         if progress.batch % run.args.log_interval == 0 and progress.batch > 0:
+            keeper.settle()
             report(run, 1000 * (time.time() - report_start) / (done - reported))
             report_start, reported = time.time(), done
         progress.batch = done
@@ -221,9 +226,9 @@ def epoch_is_over(run: Run) -> bool:
     return run.progress.i >= len(run.train_data) - 2
 
 
-def one_update(run: Run) -> tuple[int, float]:
+def one_update(run: Run) -> tuple[int, Tensor]:
     """Draws a length, computes the gradient, updates. Returns the length and the cross entropy."""
-    args, fabric = run.args, run.keeper.fabric
+    args, keeper, fabric = run.args, run.keeper, run.keeper.fabric
     seq_len = draw_seq_len(run.seq_len_rng, args.bptt, run.seq_len_cap)
     # A longer sequence is fewer updates an epoch: each counts for its length (section 5). The drawn
     # length, as in the original, also where the text's end cuts the batch short.
@@ -234,13 +239,13 @@ def one_update(run: Run) -> tuple[int, float]:
     loss, cross_entropy, hidden = run.step_loss(data, targets, run.hidden)
     # Processes average their gradients; this one's columns relative to the mean share.
     weight = run.train_data.shape[1] * fabric.world_size / args.batch_size
-    fabric.backward(loss * weight)
-    run.keeper.clip_gradients(run.loss, loss, args.clip)
-    run.optimizer.step()
+    fabric.backward(machine.weighted(loss, weight))
+    keeper.clip_gradients(run.loss, loss, args.clip)
+    keeper.step(run.optimizer)
     run.hidden = repackage_hidden(hidden)
     for group in run.optimizer.param_groups:
         group["lr"] = run.progress.lr
-    return seq_len, machine.mean(fabric, cross_entropy.detach() * weight)
+    return seq_len, machine.weighted(cross_entropy.detach(), weight)
 
 
 def report(run: Run, ms_per_batch: float) -> None:

@@ -34,8 +34,13 @@ class ASGD(torch.optim.Optimizer):
         t0: number of steps after which averaging starts.
         weight_decay: L2 penalty added to the gradient.
 
+    On a GPU, where `found_inf` (a tensor) is set, a step leaves the parameters alone if it is 1.
+
     State per parameter: step (int), eta (float), mu (float), ax (tensor like the parameter).
     """
+
+    reads_found_inf = True
+    found_inf: torch.Tensor | None = None
 
     def __init__(self, params, lr: float = 1e-2, t0: float = 0, weight_decay: float = 0):
         if lr <= 0 or weight_decay < 0:
@@ -62,9 +67,14 @@ class ASGD(torch.optim.Optimizer):
     def _update(self, params: list[torch.Tensor], group: dict) -> None:
         eta, mu = self.state[params[0]]["eta"], self.state[params[0]]["mu"]
         grads = [p.grad for p in params if p.grad is not None]
-        if group["weight_decay"]:
-            grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
-        torch._foreach_add_(params, grads, alpha=-eta)
+        if self.found_inf is not None:
+            torch._fused_sgd_(params, grads, [], weight_decay=group["weight_decay"], momentum=0.0,
+                              lr=eta, dampening=0.0, nesterov=False, maximize=False,
+                              is_first_step=False, found_inf=self.found_inf)
+        else:
+            if group["weight_decay"]:
+                grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
+            torch._foreach_add_(params, grads, alpha=-eta)
         torch._foreach_lerp_([self.state[p]["ax"] for p in params], params, mu)
         for p in params:
             state = self.state[p]

@@ -24,7 +24,7 @@ FREE_ON_RESUME = frozenset({
     "save", "resume", "load", "data", "log_dir", "epochs", "max_steps", "log_interval",
     "save_interval", "device", "devices", "cuda", "eval", "workers"})
 
-ADAPTIVE = frozenset({"adadelta", "adagrad", "adam", "adamax", "adamw", "nadam", "radam", "rmsprop"})
+ADAPTIVE = frozenset({"adam", "adamax", "adamw", "nadam", "radam", "rmsprop"})
 HIGH_RATE = 0.1  # of these optimisers
 
 
@@ -93,6 +93,9 @@ def add_machine(p: argparse.ArgumentParser, precisions: Iterable[str] = ("32", "
     g.add_argument("--deterministic", action="store_true",
                    help="only algorithms that give the same bits every time (CUDA)")
 
+    g.add_argument("--tf32", action=OnOff, default=None,
+                   help="round the factors of float32 products to 10 bits of mantissa, several "
+                        "times as fast (None: on a GPU that has TF32)")
 
 def add_parallel(p: argparse.ArgumentParser, compiles: str = "torch.compile the model") -> None:
     """--devices and --compile."""

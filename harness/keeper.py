@@ -25,14 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from harness import curves, files, flags, machine
 from harness.endings import BadInput, Interrupted, bad_input, orderly_exit
 from harness.lock import Lock
 from harness.places import Places
+from harness.updates import Updates, Waiting
 
 STATE_FORMAT = "harness training state 1"
+READ_EVERY = 10  # updates between two readings of a GPU, without --log-interval
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
            if hasattr(signal, name)]
 
@@ -45,7 +46,7 @@ class Progress:
     step: int = 0      # updates so far, over all epochs
 
 
-class Keeper:
+class Keeper(Updates):
     """Use as a context around everything that a script does after parsing its flags.
 
     Args:
@@ -180,7 +181,11 @@ class Keeper:
                 self._open_curves(state)
         if state:
             self.say(f"Resuming at epoch {run.progress.epoch}, update {run.progress.step}")
-            machine.set_random_states(self._part(state)["random"], self.fabric)
+            random = self._part(state)["random"]
+            if (there := random.get("cuda") is not None) != (self.fabric.device.type == "cuda"):
+                self.say(f"Not exact: the state is of a run on {'a GPU' if there else 'the CPU'}; "
+                         "here random numbers and rounding are others")
+            machine.set_random_states(random, self.fabric)
         for signum in SIGNALS if self.writes else ():
             if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup stays nohup
                 self._handlers[signum] = signal.signal(signum, self._note)
@@ -212,7 +217,7 @@ class Keeper:
 
     def _open_curves(self, state: dict | None) -> None:
         args, own = self.args, state is not None and self.places.is_own(state)
-        settings = {"script": self.script, **flags.plain(args)}
+        settings = {"script": self.script, **flags.plain(args), **machine.rounding(self.fabric)}
         place = args.log_dir, self.places.name, Path(self.places.given)
         try:
             folder = (curves.continued(state, own, *place) if state else curves.claim(*place))
@@ -246,6 +251,7 @@ class Keeper:
         if fabric.is_global_zero:
             content = {
                 **run.state(), "format": STATE_FORMAT, "script": self.script,
+        self.settle()
                 "args": flags.plain(self.args), "save": str(Path(self.places.given).absolute()),
                 "best": self.best_suffix, "progress": asdict(run.progress),
                 "inputs": getattr(run, "inputs", {}), "processes": parts,
@@ -275,6 +281,7 @@ class Keeper:
     def read_best(self) -> dict:
         """The best model so far, for the closing test. Raises BadInput."""
         self._closing = True
+        self.settle()
         self.fabric.barrier()
         with bad_input(f"{self.places.flag}: "):
             return files.read(self.best())
@@ -287,10 +294,15 @@ class Keeper:
 
     def after_update(self) -> None:
         """Writes the state every --save-interval updates and at the last one of --max-steps.
-        Raises Interrupted if a signal came."""
+        Raises Interrupted if a signal came, FloatingPointError like settle."""
         if self.run.progress.step % self.args.save_interval == 0 or self.out_of_steps():
             self.save()
-        self.stop_if_asked()
+        due = self.waiting.updates > getattr(self.args, "log_interval", READ_EVERY)
+        if due:
+            self.settle()
+        # Several processes on GPUs wait for one another to ask: not after every update.
+        if due or not self.waiting.deferred or self.fabric.world_size == 1:
+            self.stop_if_asked()
 
     def stop_if_asked(self) -> None:
         """Raises Interrupted if this or another process was signalled: all stop at one place."""
@@ -302,19 +314,6 @@ class Keeper:
     def _note(self, signum: int, frame) -> None:
         self._signum = signum
 
-    def gradient_norm(self, module: nn.Module, loss: Tensor | float) -> Tensor:
-        """The norm of all gradients. Raises FloatingPointError, before the update, if it or the
-        loss is not finite."""
-        p = self.run.progress
-        return machine.gradient_norm(self.fabric, module, loss, f"epoch {p.epoch}, step {p.step}")
-
-    def clip_gradients(self, module: nn.Module, loss: Tensor | float, most: float) -> None:
-        """Scales all gradients of `module` so that their norm is at most `most` (0 or less: leaves
-        them as they are). Raises FloatingPointError like gradient_norm."""
-        norm = self.gradient_norm(module, loss)
-        if most > 0:
-            torch.nn.utils.clip_grads_with_norm_(module.parameters(), most, norm)
-
     def check_finite(self, loss: float, what: str = "the validation loss") -> float:
         """Returns `loss`. Raises FloatingPointError if it is no number or infinite."""
         if not math.isfinite(loss):
@@ -324,6 +323,7 @@ class Keeper:
                 "good; a smaller --lr may help")
         return loss
 
+        self.settle()
     # ------------------------------------------------------------------------------- telling
     def say(self, text: str) -> None:
         """One process speaks for all, to the terminal and to the text log. If nobody reads the

@@ -6,7 +6,7 @@ import os
 import random
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 import numpy as np
@@ -188,7 +188,17 @@ def greatest(fabric: Fabric, value: int) -> int:
     return int(found.item())
 
 
-# -------------------------------------------------------------------------------- gradients
+# -------------------------------------------------------------------- optimisers, gradients
+def fused(kind: Callable, fabric: Fabric, params, **options) -> torch.optim.Optimizer:
+    """An optimiser of torch.optim, on a GPU the one that is a single pass over all weights, where
+    there is one. Raises what the optimiser raises."""
+    if fabric.device.type == "cuda":
+        params = list(params)
+        with suppress(TypeError, RuntimeError):
+            return kind(params, **options, fused=True)
+    return kind(params, **options)
+
+
 def scaler_of(fabric: Fabric):
     """The gradient scaler of --precision 16-mixed, else None."""
     return getattr(fabric.strategy.precision, "scaler", None)
@@ -207,14 +217,28 @@ def gradient_norm(fabric: Fabric, module: nn.Module, loss: Tensor | float, where
     if scaler_of(fabric) is None:
         norm = torch.nn.utils.get_total_norm(
             [p.grad for p in module.parameters() if p.grad is not None])
-    if torch.isfinite(norm + loss.to(norm.device)):
-        return norm
-    if not math.isfinite(loss.item()):
+    if not torch.isfinite(norm + loss.to(norm.device)):
+        spoilt = ((name, math.inf) for name, p in module.named_parameters()
+                  if p.grad is not None and not p.grad.isfinite().all())
+        refuse_not_finite(loss.item(), norm.item(), spoilt, where)
+    return norm
+
+
+def refuse_not_finite(loss: float, norm: float, norms: Iterable[tuple[str, float]], where: str
+                      ) -> None:
+    """Raises FloatingPointError if the loss or the norm of all gradients is not finite. norms: of
+    each parameter's gradient, by its name."""
+    if math.isfinite(loss) and math.isfinite(norm):
+        return
+    if not math.isfinite(loss):
+def weighted(value: Tensor, weight: float) -> Tensor:
+    """value * weight, without an operation where that is the value itself."""
+    return value if weight == 1 else value * weight
+
+
         what = "the loss"
     else:
-        names = (name for name, p in module.named_parameters()
-                 if p.grad is not None and not p.grad.isfinite().all())
-        name = next(names, None)
+        name = next((name for name, norm in norms if not math.isfinite(norm)), None)
         what = "the norm of the gradient" if name is None else f"the gradient of {name}"
     raise FloatingPointError(f"{what} is not finite at {where}; stopped before the update. Files "
                              "written so far are good; a smaller --lr or --clip may help")

@@ -15,8 +15,9 @@ output. Arguments: x (T,B,I), h0, c0 (1,B,H), w_ih (4H,I), w_hh (4H,H), b_ih, b_
 import torch
 from torch import Tensor
 from torch.autograd.function import Function
+from torch.nn.utils.rnn import PackedSequence
 
-from kernels import library
+from kernels import cudnn, library
 from kernels.product import product, rounded_product
 from kernels.second_derivatives import plain_gradients
 
@@ -60,6 +61,33 @@ def lstm(x: Tensor, hidden: tuple[Tensor, Tensor], w_ih: Tensor, w_hh: Tensor, b
     return _lstm(arguments, "lstm")
 
 
+class LSTM(cudnn.LSTM):
+    """torch.nn.LSTM with biases; a single layer, time first, is computed by `lstm` on a CPU."""
+
+    def forward(self, input, hx=None):
+        """input (T,B,I), hx (h, c), each (D,B,H) with D directions, or None for zeros
+        -> output (T,B,D H), (h, c). What nn.LSTM takes besides, it gets."""
+        if (isinstance(input, PackedSequence) or input.device.type != "cpu" or input.dim() != 3
+                or self.num_layers > 1 or self.batch_first or torch.compiler.is_compiling()):
+            return super().forward(input, hx)
+        D = 1 + self.bidirectional
+        if hx is None:
+            zeros = input.new_zeros(D, input.shape[1], self.hidden_size)
+            hx = zeros, zeros
+        names = iter(self._flat_weights_names)
+        output, states = [], []
+        for d in range(D):  # the second direction reads the sequence backwards
+            x = input.flip(0) if d else input
+            weights = [getattr(self, next(names)) for _ in range(4)]
+            y, state = lstm(x, (hx[0][d:d + 1], hx[1][d:d + 1]), *weights)
+            output.append(y.flip(0) if d else y)
+            states.append(state)
+        if D == 1:
+            return output[0], states[0]
+        h, c = (torch.cat(each) for each in zip(*states, strict=True))
+        return torch.cat(output, -1), (h, c)
+
+
 def _lstm(arguments, kernel):
     x, h0, c0, _, w_hh, *_ = arguments
     if x.numel() == 0:
@@ -77,10 +105,8 @@ def _lstm(arguments, kernel):
 def _torch_lstm(x, h0, c0, w_ih, w_hh, b_ih, b_hh):
     weights = [w_ih, w_hh, b_ih, b_hh]
     if x.is_cuda:
-        # cuDNN wants the four in one piece of memory; given them apart it warns and copies them at
-        # each call.
-        flat = torch.cat([w.reshape(-1) for w in weights]).split([w.numel() for w in weights])
-        weights = [piece.view_as(w) for piece, w in zip(flat, weights, strict=True)]
+        output, h_n, c_n = cudnn.recurrence("lstm", x, (h0, c0), weights)
+        return output, (h_n, c_n)
     train = torch.is_grad_enabled()  # cuDNN keeps what backward needs only if told so
     output, h_n, c_n = torch._VF.lstm(x, (h0, c0), weights, True, 1, 0.0, train, False, False)
     return output, (h_n, c_n)

@@ -1,6 +1,7 @@
 """The blocks of a SparseLSTM, computed one after another or side by side: the same numbers.
 
-sequential   the plain form and reference: torch.nn.LSTM, block after block, as the original did
+sequential   the plain form and reference: an nn.LSTM (kernels.lstm), block after block, as the
+             original did
 streams      CUDA: one cuDNN LSTM per block, each on a stream of its own
 
 On the CPU block after block is also the fastest form known: each block is still a large matrix
@@ -16,6 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from kernels.cudnn import recurrence
+
 if TYPE_CHECKING:
     from sparse_seq.rnn import Composition, SparseLSTM
 
@@ -29,8 +32,7 @@ def sequential(lstms: nn.ModuleList, x: Tensor, hidden: States, composition: "Co
     h, c = hidden
     outputs, states = [], []
     for block, ((i0, i1), (o0, o1)) in zip(lstms, composition.ranges, strict=True):
-        # nn.LSTM wants its states dense; a slice of the last axis is not. x may stay a view: the
-        # product with weight_ih reads it once, and a copy of a window costs as much as that read.
+        # cuDNN wants its states dense; a slice of the last axis is not.
         y, state = block(x[..., i0:i1], (h[..., o0:o1].contiguous(), c[..., o0:o1].contiguous()))
         outputs.append(y)
         states.append(state)
@@ -41,6 +43,8 @@ def sequential(lstms: nn.ModuleList, x: Tensor, hidden: States, composition: "Co
 
 def lstm(x: Tensor, hidden: States, weights: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """torch.nn.LSTM's own operator, its weights given: x (T, B, n) -> y, h, c."""
+    if x.is_cuda:
+        return recurrence("lstm", x, hidden, weights, both=len(weights) == 8)
     return torch.lstm(x, hidden, weights, True, 1, 0.0, True, len(weights) == 8, False)
 
 

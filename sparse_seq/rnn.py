@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from common.dropout import WeightDrop, check_rate, dropout_mask
+from kernels.lstm import LSTM
 from sparse_seq.blocks import FORMS, States, choose_form, sequential
 
 Range = tuple[int, int]
@@ -197,7 +198,7 @@ class SparseLSTM(nn.Module):
             warnings.warn(self._shortfall(), stacklevel=2)
 
     def _block(self, size_in: int, size: int) -> nn.Module:
-        lstm = nn.LSTM(size_in, size, bidirectional=self.bidirectional)
+        lstm = LSTM(size_in, size, bidirectional=self.bidirectional)
         return WeightDrop(lstm, ["weight_hh_l0"], self.wdrop) if self.wdrop else lstm
 
     def _load_from_state_dict(self, state, prefix, *rest):

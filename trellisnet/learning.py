@@ -96,7 +96,8 @@ class Run:
             self.optimizer = ASGD(params, lr, t0=0, weight_decay=wdecay)
         else:
             try:
-                self.optimizer = getattr(torch.optim, name)(params, lr=lr, weight_decay=wdecay)
+                self.optimizer = machine.fused(getattr(torch.optim, name), self.fabric, params,
+                                               lr=lr, weight_decay=wdecay)
             except (AttributeError, TypeError) as error:
                 raise BadInput(f"--optim {name} cannot be used: {error}") from error
         self.progress.optimizer = name
@@ -116,14 +117,10 @@ class Run:
         relative to the mean share: DDP averages the processes' gradients as if all had the same.
 
         Raises FloatingPointError before the step if loss or gradient is not finite."""
-        self.fabric.backward(loss * weight)
+        self.fabric.backward(machine.weighted(loss, weight))
         self.keeper.clip_gradients(self.loss, loss, self.args.clip)
-        self.optimizer.step()
+        self.keeper.step(self.optimizer)
         self.progress.step += 1
-
-    def mean(self, value: Tensor, weight: float) -> float:
-        """Mean over all samples of the batch."""
-        return machine.mean(self.fabric, value.detach() * weight)
 
     def say_settings(self) -> None:
         count = sum(p.numel() for p in self.loss.parameters())

@@ -5,6 +5,7 @@ m experts of the mixture of softmaxes.
 """
 
 import math
+import operator
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -256,14 +257,16 @@ def evaluate(loss: TrainingLoss, source: Tensor, how: Reading,
     model, was_training = loss.model, loss.training
     loss.eval()
     hidden = model.init_hidden(source.shape[1])
-    total, scored = 0.0, 0
+    losses, counts = [], []
     for i, length in segments(len(source), how):
         check()
         out = model(source[i:i + length].long(), hidden, how.start)
         targets = source[i + 1 + how.start:i + 1 + length].long()
-        total += len(targets) * loss.cross_entropy(out.dropped, targets).item()
-        scored += len(targets)
+        losses.append(loss.cross_entropy(out.dropped, targets))  # no .item(): it waits for a GPU
+        counts.append(len(targets))
         if how.carry:
             hidden = out.hidden
     loss.train(was_training)
-    return total / scored if scored else math.nan
+    if not losses:
+        return math.nan
+    return sum(map(operator.mul, counts, torch.stack(losses).tolist())) / sum(counts)

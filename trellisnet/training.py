@@ -62,6 +62,10 @@ class TextProgress(Learning):
     best: float | None = None
     val_losses: list[float] = field(default_factory=list)  # of the epochs before
 
+    def add(self, raw: float, aux: float) -> None:
+        """The losses of one more segment."""
+        self.raw, self.aux = self.raw + raw, self.aux + aux
+
 
 class TextRun(Run):
     """A language model's run on a corpus."""
@@ -214,6 +218,7 @@ def train_epoch(run: TextRun) -> None:
     for row, length in rest_of_epoch(run):
         one_update(run, row, length)
         if progress.batch > 0 and progress.batch % args.log_interval == 0:
+            keeper.settle()
             now = time.time()
             # A run resumed where a report is due has no batch behind it.
             report(run, 1000 * (now - report_start) / max(1, progress.batch - reported))
@@ -235,8 +240,8 @@ def one_update(run: TextRun, row: int, length: int) -> None:
     run.update(loss.total, run.weight)
     if how.carry:
         run.hidden = tuple(state.detach() for state in loss.hidden)
-    progress.raw += run.mean(loss.raw, run.weight)
-    progress.aux += run.mean(loss.aux, run.weight)
+    run.keeper.later(progress.add, machine.weighted(loss.raw, run.weight),
+                     machine.weighted(loss.aux, run.weight))
 
 
 def report(run: TextRun, ms: float) -> None:

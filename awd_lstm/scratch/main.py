@@ -26,6 +26,7 @@ from awd_lstm.scratch.settings import parse_args
 if __name__ == "__main__":
     parse_args()  # -h and typing mistakes answer before torch is imported
 
+import operator
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -103,6 +104,11 @@ class Run:
     def weights_for_use(self):
         """What evaluation and files see: the averages of ASGD, where they take effect."""
         return averaged(self.schedule.optimizer) if self.args.average else nullcontext()
+
+    def count(self, loss: float) -> None:
+        """One more chunk, with its cross entropy."""
+        self.progress.total += loss
+        self.progress.counted += 1
 
     def draw_lengths(self) -> list[int]:
         """The lengths of an epoch's chunks."""
@@ -201,9 +207,9 @@ def train_epoch(run: Run) -> None:
     began, reported = time.time() - progress.seconds, (time.time(), progress.i)
     run.model.train()
     for x, y in get_batches(run.train_data, progress.lengths, args.sort_chunks)[progress.i:]:
-        progress.total += update(run, x, y)
-        progress.counted += 1
+        keeper.later(run.count, update(run, x, y))
         if progress.batch % args.log_interval == 0 and progress.batch > 0:
+            keeper.settle()
             now = time.time()
             toolkit.report(run, 1000 * (now - reported[0]) / (progress.i + 1 - reported[1]))
             reported = (now, progress.i + 1)
@@ -215,7 +221,7 @@ def train_epoch(run: Run) -> None:
             return
 
 
-def update(run: Run, x: Tensor, y: Tensor) -> float:
+def update(run: Run, x: Tensor, y: Tensor) -> Tensor:
     """One step of (averaged) SGD on one chunk x, y (T, B); returns its cross entropy."""
     optimizer = run.schedule.optimizer
     for group in optimizer.param_groups:
@@ -224,9 +230,9 @@ def update(run: Run, x: Tensor, y: Tensor) -> float:
     loss, ce, (h, c) = run.step_loss(x, y, run.hidden)
     run.keeper.fabric.backward(loss)
     run.keeper.clip_gradients(run.loss, loss, run.args.clip)
-    optimizer.step()
+    run.keeper.step(optimizer)
     run.hidden = [s.detach() for s in h], [s.detach() for s in c]  # truncated backpropagation
-    return ce.item()
+    return ce.detach()
 
 
 def end_of_epoch(run: Run) -> None:
@@ -266,15 +272,16 @@ def save_best(run: Run, message: str) -> None:
 def evaluate(run: Run, data: Tensor) -> float:
     """Mean loss (nats per word) of a text (rows, B), the state carried along."""
     run.model.eval()
-    hidden, total = run.model.init_hiddens(data.shape[1]), 0.0
+    hidden, losses = run.model.init_hiddens(data.shape[1]), []
     for i in range(0, len(data) - 1, run.args.bptt):
         run.keeper.stop_if_asked()
         x, y, length = get_batch(data, i, run.args.bptt)
         with run.keeper.fabric.autocast():
             output, _, hidden = run.model(x, hidden)
-            total += length * run.loss.cross_entropy(output, y).item()
+            losses.append((length, run.loss.cross_entropy(output, y)))
     run.model.train()
-    return total / (len(data) - 1)
+    lengths, values = zip(*losses, strict=True)
+    return sum(map(operator.mul, lengths, torch.stack(values).tolist())) / (len(data) - 1)
 
 
 def measure(run: Run) -> dict[str, float]:

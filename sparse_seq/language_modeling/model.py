@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.dropout import WeightDrop, check_rate, locked_dropout
+from kernels.lstm import LSTM
 from kernels.second_derivatives import plain_gradients, shadow
 from sparse_seq.embedding import SparseEmbedding
 from sparse_seq.rnn import SparseLSTM
@@ -99,7 +100,7 @@ class LanguageModel(nn.Module):
         if blocks > 1 or density < 1:  # the original took these two flags and did nothing
             return [SparseLSTM(i, h, wdrop=self.wdrop, blocks=blocks, density=density)
                     for i, h in shapes]
-        layers = [nn.LSTM(i, h) for i, h in shapes]
+        layers = [LSTM(i, h) for i, h in shapes]
         return [WeightDrop(layer, ["weight_hh_l0"], self.wdrop) if self.wdrop else layer
                 for layer in layers]
 
@@ -174,7 +175,7 @@ class LanguageModel(nn.Module):
 
 def _floored(log_p: Tensor) -> Tensor:
     """log(p + 1e-8), from log p."""
-    return torch.logaddexp(log_p, log_p.new_tensor(math.log(EPSILON)))
+    return torch.logaddexp(log_p, log_p.new_full((), math.log(EPSILON)))
 
 
 class TrainingLoss(nn.Module):

@@ -23,6 +23,7 @@ from sparse_seq.language_modeling.model import Hidden, LanguageModel, TrainingLo
 from sparse_seq.language_modeling.utils import batchify
 from sparse_seq.rnn import SparseLSTM
 from sparse_seq.weights import FORMAT, is_ours, load_weights, weights_of
+from texts.vocabulary import pack, sentence_about, words_in_file
 
 HERE = Path(__file__).resolve().parent
 NOTHING_STORED = 1e8              # "best validation loss" before the first
@@ -58,6 +59,13 @@ class Progress(Steps):
     correct: int = 0               # with Recipe.count: words predicted before the update ...
     predicted: int = 0             # ... of so many
 
+    def add(self, loss: float) -> None:
+        """One more batch, with its cross entropy."""
+        self.total, self.counted = self.total + loss, self.counted + 1
+
+    def hit(self, correct: float, predicted: int) -> None:
+        self.correct, self.predicted = self.correct + int(correct), self.predicted + predicted
+
 
 @dataclass
 class Run:
@@ -90,7 +98,7 @@ class Run:
 
     def state(self) -> dict:
         return {"model": self.model.state_dict(), **optimizer_content(self),
-                "vocabulary": self.corpus.digest()}
+                "vocabulary": self.corpus.digest(), "word_list": pack(self.corpus.words)}
 
     def own(self) -> dict:
         return {"generator": machine.generator_state(self.lengths), "hidden": self.hidden}
@@ -124,14 +132,31 @@ def places(args: Namespace, prefix: str = "") -> dict:
 
 # ------------------------------------------------------------------------------ texts and model
 def load_corpus(args: Namespace, keeper: Keeper, words: list[str] | None = None) -> Corpus:
-    """The texts in --data, with their own vocabulary or the one given. Raises BadInput."""
+    """The texts in --data, with their own vocabulary or the one given; tells which of their words
+    that one lacks. Raises BadInput."""
     name = {"penn": "ptb", "wikitext-2": "wt2", "pydoc": "pydoc"}.get(Path(args.data).name)
 
     def load() -> Corpus:
         return (Corpus.read(args.data, args.ordering) if words is None
                 else Corpus.read_with(words, args.data))
-    return load_in_turn(keeper.fabric, load, "--data",
-                        f"./getdata.sh {name} fetches it" if name else "")
+    corpus = load_in_turn(keeper.fabric, load, "--data",
+                          f"./getdata.sh {name} fetches it" if name else "")
+    if corpus.unknown:
+        keeper.say(f"--data {args.data}: {sentence_about(corpus.unknown, sum(corpus.counts))}")
+    return corpus
+
+
+def words_of_start(keeper: Keeper) -> list[str] | None:
+    """The words of the model or the run that this one starts from; None if its file lists none, or
+    there is none."""
+    content = keeper.found or keeper.weights
+    flag = "--resume: "
+    if content is None and keeper.args.continue_train:
+        flag = "--continue_train: "
+        with bad_input(flag):
+            content = files.read(keeper.places.best)
+    with bad_input(flag):
+        return words_in_file(content) if content else None
 
 
 def make_model(args: Namespace, words: int) -> LanguageModel:
@@ -166,7 +191,7 @@ def make_run(keeper: Keeper, recipe: Recipe, corpus: Corpus, model: LanguageMode
 def build(keeper: Keeper, recipe: Recipe) -> Run:
     """For main.py and main_overfit.py: a run at its beginning, or from the weights that
     --continue_train or --resume MODEL name."""
-    corpus = load_corpus(keeper.args, keeper)
+    corpus = load_corpus(keeper.args, keeper, words_of_start(keeper))
     run = make_run(keeper, recipe, corpus, make_model(keeper.args, len(corpus.words)))
     if keeper.weights is not None:
         start_from(run, keeper.weights)
@@ -214,7 +239,7 @@ def facts(run: Run) -> dict:
 def model_content(run: Run, loss: float) -> dict:
     """A model file: the weights as they are now, and what is needed to build the model again."""
     return {**facts(run), "config": run.model.config, "valid_loss": loss,
-            "model": run.model.state_dict()}
+            "model": run.model.state_dict(), "word_list": pack(run.corpus.words)}
 
 
 def save_best(run: Run, loss: float, message: str) -> None:

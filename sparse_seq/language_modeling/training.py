@@ -5,7 +5,6 @@ import time
 import torch
 
 from common.splitcross import perplexity
-from harness import machine
 from sparse_seq.language_modeling.run import Run
 from sparse_seq.language_modeling.utils import detached, draw_length, evaluate, get_batch
 from sparse_seq.weights import load_weights, weights_of
@@ -28,9 +27,9 @@ def train_epoch(run: Run) -> bool:
     run.model.train()
     began, reported, reported_at = time.time() - p.seconds, p.batch, time.time()
     while not epoch_is_over(run) and not run.keeper.out_of_steps():
-        length, loss = one_update(run)
-        p.total, p.counted = p.total + loss, p.counted + 1
+        length = one_update(run)
         if p.batch % args.log_interval == 0 and p.batch > 0:
+            run.keeper.settle()
             report(run, 1000 * (time.time() - reported_at) / (p.batch + 1 - reported))
             reported, reported_at = p.batch + 1, time.time()
         p.batch, p.step, p.i = p.batch + 1, p.step + 1, p.i + length
@@ -44,34 +43,35 @@ def epoch_is_over(run: Run) -> bool:
     return run.progress.i >= run.rows - 2
 
 
-def one_update(run: Run) -> tuple[int, float]:
-    """One update on a sequence of random length. Returns the length and the cross entropy."""
-    args, p, fabric = run.args, run.progress, run.keeper.fabric
+def one_update(run: Run) -> int:
+    """One update on a sequence of random length, which is returned."""
+    args, p, keeper, fabric = run.args, run.progress, run.keeper, run.keeper.fabric
     length = draw_length(run.lengths, args.bptt, args.bptt + args.max_seq_len_delta)
     for group in run.optimizer.param_groups:  # each update counts for its length
         group["lr"] = p.lr * length / args.bptt
     run.optimizer.zero_grad()
-    raw, losses, hits, counted = [], [], [], 0
+    raw, losses, hits = [], [], []
     for k, part in enumerate(run.parts):
         data, targets = get_batch(part, p.i, length)
         last = k == len(run.parts) - 1
         with fabric.no_backward_sync(run.loss, enabled=not last):
             loss, raw_loss, hit, hidden = run.loss(data, targets, run.hidden[k])
-            loss = loss / len(run.parts)
+            if len(run.parts) > 1:
+                loss = loss / len(run.parts)
             fabric.backward(loss)
         run.hidden[k] = detached(hidden)
         raw.append(raw_loss.detach())
         losses.append(loss.detach())
         hits.append(hit)
-        counted += len(targets)
-    run.keeper.clip_gradients(run.model, sum(losses), args.clip)
-    run.optimizer.step()
+    keeper.clip_gradients(run.model, sum(losses), args.clip)
+    keeper.step(run.optimizer)
     if run.recipe.count:
-        correct, predicted = machine.total(fabric, sum(hits).item(), counted)
-        p.correct, p.predicted = p.correct + int(correct), p.predicted + int(predicted)
+        predicted = len(data) * args.batch_size   # by all processes
+        keeper.later(lambda correct: p.hit(correct, predicted), sum(hits), over="sum")
+    keeper.later(p.add, torch.stack(raw).mean())
     for group in run.optimizer.param_groups:
         group["lr"] = p.lr
-    return length, machine.mean(fabric, torch.stack(raw).mean())
+    return length
 
 
 # ------------------------------------------------------------------------- evaluation and reports

@@ -13,6 +13,7 @@ and as targets the rows one further down. The alphabet in B = 4 columns, T = 2:
     f l r x
 """
 
+import operator
 from collections.abc import Callable
 
 import numpy as np
@@ -66,12 +67,14 @@ def evaluate(model: LanguageModel, source: Tensor, bptt: int, exact: bool = Fals
     """
     was_training = model.training
     model.eval()
-    hidden, total = model.init_hidden(source.shape[1]), 0.0
+    hidden, losses, lengths = model.init_hidden(source.shape[1]), [], []
     for i in range(0, len(source) - 1, bptt):
         check()
         data, targets = get_batch(source, i, bptt)
         found = model.run_layers(data, hidden)
         hidden = found.hidden
-        total += len(data) * model.score(found.output, targets)[0].item()
+        losses.append(model.score(found.output, targets)[0])  # no .item(): it waits for a GPU
+        lengths.append(len(data))
     model.train(was_training)
+    total = sum(map(operator.mul, lengths, torch.stack(losses).tolist())) if losses else 0.0
     return total / (len(source) - bool(exact))

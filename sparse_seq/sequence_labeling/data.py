@@ -124,8 +124,15 @@ def make_batch(sentences: list[tuple[np.ndarray, np.ndarray]],
     words, tags = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for column, i in enumerate(order):
         words[:lengths[i], column], tags[:lengths[i], column] = sentences[i]
-    return Batch(torch.from_numpy(words).to(device), torch.from_numpy(tags).to(device),
+    return Batch(sent(torch.from_numpy(words), device), sent(torch.from_numpy(tags), device),
                  torch.from_numpy(lengths[order].copy()))
+
+
+def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on the device; on a GPU without waiting until it is there."""
+    if torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def training_order(sentences: list, batch_size: int, rng: np.random.RandomState) -> np.ndarray:

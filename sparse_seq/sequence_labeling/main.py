@@ -161,22 +161,24 @@ def train_epoch(run: Run) -> bool:
     run.model.train()
     while p.batch < len(run.order) and not run.keeper.out_of_steps():
         batch = make_batch([sentences[i] for i in run.order[p.batch]], run.keeper.fabric.device)
-        p.losses.append(one_update(run, batch))
+        run.keeper.later(p.losses.append, one_update(run, batch), over="sum")
         p.batch, p.step = p.batch + 1, p.step + 1
         run.keeper.after_update()
     return p.batch == len(run.order)
 
 
-def one_update(run: Run, batch) -> float:
-    """The mean loss over the batch's tokens; processes share its sentences."""
+def one_update(run: Run, batch) -> torch.Tensor:
+    """This process's part of the mean loss over the batch's tokens; processes share its
+    sentences."""
     fabric, tokens = run.keeper.fabric, int(batch.lengths.sum())
     own = share_of(fabric, batch)
     run.optimizer.zero_grad()
     loss = run.loss(own.words, own.tags, own.lengths, tokens)
-    fabric.backward(loss * fabric.world_size)  # gradients are averaged over the processes
+    # Gradients are averaged over the processes.
+    fabric.backward(machine.weighted(loss, fabric.world_size))
     run.keeper.gradient_norm(run.model, loss)  # ends the run if it is not finite
-    run.optimizer.step()
-    return fabric.all_reduce(loss.detach(), reduce_op="sum").item()
+    run.keeper.step(run.optimizer)
+    return loss.detach()
 
 
 def evaluate(run: Run, split: str) -> float:
@@ -188,6 +190,7 @@ def evaluate(run: Run, split: str) -> float:
 
 def end_of_epoch(run: Run) -> None:
     """Validation accuracy; keeps the best model, of equally good ones the first."""
+    run.keeper.settle()
     p = run.progress
     valid, loss = evaluate(run, "valid"), np.float32(np.mean(p.losses))
     run.keeper.say(f"Epoch {p.epoch}: train loss {loss}, valid acc {valid}")

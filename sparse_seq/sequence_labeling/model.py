@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from common.dropout import WeightDrop, check_rate, dropout_mask
+from kernels.lstm import LSTM, lstm
 from sparse_seq.embedding import SparseEmbedding
 
 
@@ -34,9 +35,9 @@ class Tagger(nn.Module):
         self.dropouth = dropouth
         self.word_embeddings = SparseEmbedding(vocabulary, emsize, emb_blocks, emb_density,
                                                dropoute, dropouti)
-        lstm = nn.LSTM(emsize, nhid, layers, batch_first=True, bidirectional=True,
-                       dropout=dropouth if layers > 1 else 0)
-        self.lstm = WeightDrop(lstm, ["weight_hh_l0"], wdrop) if wdrop else lstm
+        layer = LSTM(emsize, nhid, layers, batch_first=True, bidirectional=True,
+                     dropout=dropouth if layers > 1 else 0)
+        self.lstm = WeightDrop(layer, ["weight_hh_l0"], wdrop) if wdrop else layer
         self.hidden2intermediate = nn.Linear(2 * nhid, nhid)
         self.intermediate2tag = nn.Linear(nhid, tagset_size)
 
@@ -44,7 +45,7 @@ class Tagger(nn.Module):
         """words (T, B) int64, lengths (B) falling, on the CPU -> scores (N, tags), in packed order:
         time step by time step over the sentences that are that long."""
         x = self.word_embeddings(words)                                           # (T, B, E)
-        if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        if x.device.type == "cpu":
             x = self._recurrent(x, lengths)                                       # (N, 2H)
         else:
             x = self.recurrent_plain(x, lengths)
@@ -95,9 +96,14 @@ class Tagger(nn.Module):
 def one_way(x: Tensor, weights: list[Tensor]) -> Tensor:
     """One LSTM layer and direction from zero states: (T, B, E) -> (T, B, H)."""
     zeros = x.new_zeros(1, x.shape[1], weights[1].shape[1])
-    return torch.lstm(x, (zeros, zeros), weights, True, 1, 0.0, True, False, False)[0]
+    return lstm(x, (zeros, zeros), *weights)[0]
 
 
 def packed(tags: Tensor, lengths: Tensor) -> Tensor:
-    """tags (T, B) -> (N,), in the order of the scores."""
-    return tags[torch.arange(len(tags))[:, None] < lengths]
+    """tags (T, B) -> (N,), in the order of the scores. lengths are on the CPU."""
+    real = torch.arange(len(tags))[:, None] < lengths
+    if not tags.is_cuda:
+        return tags[real]
+    # The GPU would wait to hear how many there are.
+    places = real.flatten().nonzero().squeeze(1).pin_memory()
+    return tags.flatten()[places.to(tags.device, non_blocking=True)]

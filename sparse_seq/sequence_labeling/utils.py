@@ -101,14 +101,14 @@ def accuracy(model: Tagger, sentences: list, batch_size: int, device: torch.devi
     called before every batch."""
     was_training = model.training
     model.eval()
-    correct = total = 0
+    correct, total = [], 0
     for batch in batches_in_order(sentences, batch_size, device):
         check()
         found = model(batch.words, batch.lengths).argmax(-1)
-        correct += (found == packed(batch.tags, batch.lengths)).sum().item()
+        correct.append((found == packed(batch.tags, batch.lengths)).sum())
         total += len(found)
     model.train(was_training)
-    return correct / total
+    return torch.stack(correct).sum().item() / total
 
 
 def share_of(fabric: Fabric, batch: Batch) -> Batch:

@@ -69,6 +69,9 @@ class PretendedTensor(torch.Tensor):
     def __reduce_ex__(self, protocol):
         return self.detach().elem.detach().__reduce_ex__(protocol)
 
+    def untyped_storage(self):
+        return self.elem.untyped_storage()
+
     def tolist(self):
         LEDGER.sync("tolist")
         return self.detach().elem.tolist()
@@ -194,9 +197,8 @@ def handed_back(func, name, args, kwargs, out, on_device):
 
 def packed_sequence(func, name, args, kwargs):
     """The lengths belong on the CPU, wherever the data are."""
-    if any(isinstance(x, PretendedTensor) for x in args[1:]) and name != "_pad_packed_sequence":
-        if name != "_pack_padded_sequence_backward":
-            LEDGER.problem("the lengths of a packed sequence are on cuda")
+    if name == "_pack_padded_sequence" and isinstance(args[1], PretendedTensor):
+        LEDGER.problem("the lengths of a packed sequence are on cuda")
     on_device = isinstance(args[0], PretendedTensor)
     if on_device:
         LEDGER.operations[name] += 1

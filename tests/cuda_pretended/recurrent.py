@@ -1,4 +1,4 @@
-"""cuDNN's LSTM and GRU on the pretended device: torch's own on the CPU, with what cuDNN asks for."""
+"""cuDNN's LSTM and GRU on the pretended device: torch's own on the CPU, and what cuDNN asks for."""
 
 import torch
 

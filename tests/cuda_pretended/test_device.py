@@ -74,7 +74,8 @@ SYNCS = {
 CLEAN = """
 import copy, torch
 torch.manual_seed(3); torch.cuda.manual_seed(3)
-net = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Dropout(0.5), torch.nn.Linear(5, 2)).cuda()
+Linear, Dropout = torch.nn.Linear, torch.nn.Dropout
+net = torch.nn.Sequential(Linear(4, 5), Dropout(0.5), Linear(5, 2)).cuda()
 optimizer = torch.optim.AdamW(net.parameters(), fused=True)
 x, state = torch.randn(3, 4, device="cuda"), torch.cuda.get_rng_state()
 kept = copy.deepcopy(net.state_dict())

@@ -73,7 +73,7 @@ def record(case, script, monkeypatch) -> dict:
         seq_len, raw_loss = own(run)
         log["seq_len"].append(seq_len)
         log["actual_len"].append(min(seq_len, left))
-        log["raw_loss"].append(raw_loss)
+        log["raw_loss"].append(raw_loss.item())
         return seq_len, raw_loss
 
     def validate(run, own=training.validate):

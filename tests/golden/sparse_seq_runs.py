@@ -43,8 +43,9 @@ def tagger_train(path, folder, monkeypatch, _):
     steps, epochs, final, tested = [], [], [], []
 
     def one_update(run, batch, own=tagger.one_update):
-        steps.append(own(run, batch))
-        return steps[-1]
+        loss = own(run, batch)
+        steps.append(loss.item())
+        return loss
 
     def test(run, own=tagger.test):
         final.append({k: v.clone() for k, v in run.model.state_dict().items()})

@@ -79,7 +79,9 @@ def keeper_of(fabric):
     def silent(*_, **__):
         return False
     return SimpleNamespace(fabric=fabric, found=None, say=silent, log=silent, resume=silent,
-                           clip_gradients=silent, after_update=silent, out_of_steps=silent)
+                           clip_gradients=silent, after_update=silent, out_of_steps=silent,
+                           settle=silent, step=lambda optimizer: optimizer.step(),
+                           later=lambda then, *values: then(*(v.item() for v in values)))
 
 
 def gradients(run, update):

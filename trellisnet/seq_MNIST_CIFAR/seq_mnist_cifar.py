@@ -61,6 +61,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from harness import machine
 from harness.endings import BadInput, bad_input
 from harness.inputs import digest_of, load_in_turn
 from harness.keeper import Keeper
@@ -76,6 +77,10 @@ class ImageProgress(Learning):
     batch: int = 0      # batches done in this epoch
     loss: float = 0.0   # summed since the last report
     steps: int = 0      # pixels read one after the other, over all epochs
+
+    def add(self, loss: float) -> None:
+        """The loss of one more batch."""
+        self.loss += loss
 
 
 class ImageRun(Run):
@@ -152,10 +157,11 @@ def train_epoch(run: ImageRun) -> None:
         run.optimizer.zero_grad()
         loss = run.step_loss(*images.batch(rows))
         run.update(loss, weight)
-        progress.loss += run.mean(loss, weight)
+        keeper.later(progress.add, machine.weighted(loss, weight))
         progress.steps += images.pixels
         progress.batch = number + 1
         if number > 0 and number % args.log_interval == 0:
+            keeper.settle()
             report(run, number, len(plan))
         progress.seconds = time.time() - start
         keeper.after_update()
