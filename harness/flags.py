@@ -29,10 +29,11 @@ HIGH_RATE = 0.1  # of these optimisers
 
 
 class Namespace(argparse.Namespace):
-    """Parsed flags. vars() holds the values alone; besides, the flags' `defaults`, and `typed`, how
-    each is typed ({"save_interval": "--save-interval"})."""
+    """Parsed flags. vars() holds the values alone; besides, the flags' `defaults`; `typed`, how
+    each is typed ({"save_interval": "--save-interval"}); and `slower_on_cpu`, the names of
+    switches that only make a run slower there."""
 
-    __slots__ = ("defaults", "typed")
+    __slots__ = ("defaults", "slower_on_cpu", "typed")
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,6 +62,8 @@ def parse(p: argparse.ArgumentParser, argv: list[str] | None = None,
     args.defaults = {action.dest: p.get_default(action.dest) for action in p._actions}
     args.typed = {action.dest: action.option_strings[0] for action in p._actions
                   if action.option_strings}
+    args.slower_on_cpu = {action.dest for action in p._actions
+                          if getattr(action, "slower_on_cpu", False)}
     for name, value in vars(args).items():
         for number in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(number, float) and (math.isnan(number) or (
@@ -90,19 +93,30 @@ def add_machine(p: argparse.ArgumentParser, precisions: Iterable[str] = ("32", "
                    help="what to compute on")
     g.add_argument("--precision", default=precision, choices=tuple(precisions),
                    help="arithmetic: single, bfloat16 where it is safe, or double")
-    g.add_argument("--deterministic", action="store_true",
-                   help="only algorithms that give the same bits every time (CUDA)")
-
     g.add_argument("--tf32", action=OnOff, default=None,
                    help="round the factors of float32 products to 10 bits of mantissa, several "
                         "times as fast (None: on a GPU that has TF32)")
+    g.add_argument("--deterministic", action="store_true",
+                   help="only algorithms that give the same bits every time (CUDA)")
 
-def add_parallel(p: argparse.ArgumentParser, compiles: str = "torch.compile the model") -> None:
+
+def add_parallel(p: argparse.ArgumentParser, compiles: str = "torch.compile the model",
+                 slower_on_cpu: bool = True) -> None:
     """--devices and --compile."""
     g = p.add_argument_group("speed")
     g.add_argument("--devices", type=int, default=1, metavar="N",
                    help="processes, one per device, that share the batch (torchrun's count wins)")
-    g.add_argument("--compile", action="store_true", help=compiles)
+    add_compile(g, compiles, slower_on_cpu)
+
+
+def add_compile(group: argparse._ArgumentGroup, compiles: str, slower_on_cpu: bool) -> None:
+    """--compile. slower_on_cpu: ignored on a CPU, with a line that says so; --compile force is
+    not."""
+    action = group.add_argument(
+        "--compile", nargs="?", const=True, default=False, choices=("force",), metavar="force",
+        help=compiles + "; ignored on a CPU, where it only loses time, unless forced"
+        * slower_on_cpu)
+    vars(action)["slower_on_cpu"] = slower_on_cpu
 
 
 def add_run(p: argparse.ArgumentParser, log_dir: Path | str, resume: str | None =

@@ -101,8 +101,15 @@ class Keeper(Updates):
     def _begin(self) -> None:
         args = self.args
         self._stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        slow = machine.set_aside_slow_flags(args)
+        self.free = {*self.free, *slow}
         self._read_resume()
         self.fabric = machine.make_fabric(args, **self.ddp)
+        for line in slow.values():
+            self.say(line)
+        self.waiting = Waiting(self.fabric)
+        if said := machine.set_tf32(self.fabric, args):
+            self.say(said)
         if self.places.given is None and self.default_save:
             setattr(args, self.places.where, self.fabric.broadcast(self.default_save()))
         self.writes = self.writes and bool(self.places.given)
@@ -244,6 +251,7 @@ class Keeper(Updates):
     def save(self, copies: Iterable[Path] = ()) -> None:
         """Writes the training state, with a part from every process, first into files that get the
         same content. All processes call it."""
+        self.settle()
         if not self.writes:
             return
         run, fabric = self.run, self.fabric
@@ -251,7 +259,6 @@ class Keeper(Updates):
         if fabric.is_global_zero:
             content = {
                 **run.state(), "format": STATE_FORMAT, "script": self.script,
-        self.settle()
                 "args": flags.plain(self.args), "save": str(Path(self.places.given).absolute()),
                 "best": self.best_suffix, "progress": asdict(run.progress),
                 "inputs": getattr(run, "inputs", {}), "processes": parts,
@@ -274,6 +281,7 @@ class Keeper(Updates):
 
     def save_model(self, content: dict, suffix: str) -> None:
         """As save_best, of a model that is not to be remembered as the best."""
+        self.settle()
         if self.writes and self.fabric.is_global_zero:
             files.write(self.best(suffix), {**content, "args": flags.plain(self.args)})
         self.fabric.barrier()
@@ -281,7 +289,6 @@ class Keeper(Updates):
     def read_best(self) -> dict:
         """The best model so far, for the closing test. Raises BadInput."""
         self._closing = True
-        self.settle()
         self.fabric.barrier()
         with bad_input(f"{self.places.flag}: "):
             return files.read(self.best())
@@ -316,6 +323,7 @@ class Keeper(Updates):
 
     def check_finite(self, loss: float, what: str = "the validation loss") -> float:
         """Returns `loss`. Raises FloatingPointError if it is no number or infinite."""
+        self.settle()
         if not math.isfinite(loss):
             p = self.run.progress
             raise FloatingPointError(
@@ -323,7 +331,6 @@ class Keeper(Updates):
                 "good; a smaller --lr may help")
         return loss
 
-        self.settle()
     # ------------------------------------------------------------------------------- telling
     def say(self, text: str) -> None:
         """One process speaks for all, to the terminal and to the text log. If nobody reads the

@@ -57,6 +57,55 @@ def device_of(args: Namespace) -> str:
     return kind
 
 
+def set_tf32(fabric: Fabric, args: Namespace) -> str:
+    """--tf32: float32 products of a GPU on its tensor cores, their factors rounded to 10 bits; with
+    --no-tf32 in full. Returns what to say about it: nothing where there is no such thing."""
+    if fabric.device.type != "cuda" or not hasattr(args, "tf32"):
+        return ""
+    wanted = args.tf32 is not False
+    torch.set_float32_matmul_precision("high" if wanted else "highest")
+    torch.backends.cudnn.allow_tf32 = wanted
+    if torch.cuda.get_device_capability(fabric.device)[0] < 8:
+        return ""
+    return ("TF32: matrix products round float32 to 10 bits of mantissa (--no-tf32: they do not)"
+            if wanted else "")
+
+
+def rounding(fabric: Fabric) -> dict[str, bool]:
+    """Is TF32 in use? For the record of a run on a GPU."""
+    if fabric.device.type != "cuda":
+        return {}
+    return {"tf32": torch.get_float32_matmul_precision() == "high"}
+
+
+def set_aside_slow_flags(args: Namespace) -> dict[str, str]:
+    """Takes back, in `args`, what only makes a run slower on this CPU: bfloat16 without bfloat16
+    instructions, and --compile where flags.add_compile says so. Returns what to say, by argument.
+    """
+    kind, said = device_of(args), {}
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if kind not in ("cpu", "auto") or (kind == "auto" and gpu):
+        return said
+    if args.precision == "bf16-mixed" and not bf16_pays():
+        args.precision = "32"
+        said["precision"] = ("--precision bf16-mixed: this CPU has no bfloat16 instructions and is "
+                             "faster in float32, which is used")
+    slower = getattr(args, "slower_on_cpu", ())
+    if "compile" in slower and args.compile is True:
+        args.compile = False
+        said["compile"] = ("--compile: ignored, since on a CPU it only loses time (--compile force "
+                           "compiles all the same)")
+    return said
+
+
+def bf16_pays() -> bool:
+    """Whether the CPU multiplies bfloat16 numbers faster than float32 ones. True of CPUs that are
+    not x86, of which it is not known."""
+    has = torch.cpu.get_capabilities()
+    return (has.get("architecture") != "x86_64" or has.get("avx512_bf16", False)
+            or has.get("amx_bf16", False))
+
+
 def keep_freed_memory() -> None:
     """Lets glibc keep the memory of freed arrays for the next ones.
 
@@ -161,6 +210,11 @@ def together(fabric: Fabric) -> Iterator[None]:
             raise BadInput(text) from problem
 
 
+def weighted(value: Tensor, weight: float) -> Tensor:
+    """value * weight, without an operation where that is the value itself."""
+    return value if weight == 1 else value * weight
+
+
 def mean(fabric: Fabric, value: Tensor) -> float:
     """Mean over the processes."""
     if fabric.world_size == 1:
@@ -231,11 +285,6 @@ def refuse_not_finite(loss: float, norm: float, norms: Iterable[tuple[str, float
     if math.isfinite(loss) and math.isfinite(norm):
         return
     if not math.isfinite(loss):
-def weighted(value: Tensor, weight: float) -> Tensor:
-    """value * weight, without an operation where that is the value itself."""
-    return value if weight == 1 else value * weight
-
-
         what = "the loss"
     else:
         name = next((name for name, norm in norms if not math.isfinite(norm)), None)
