@@ -46,10 +46,10 @@ from torch import Tensor
 from awd_lstm.inputs import load_model
 from awd_lstm.model import RNNModel
 from awd_lstm.vocabulary import dictionary_for
-from common.splitcross import SplitCrossEntropyLoss, perplexity
+from common.splitcross import SplitCrossEntropyLoss
 from harness.endings import bad_input
 from harness.keeper import Keeper
-from texts.scores import continuous, independent, of_targets, report
+from texts.scores import closing_line, continuous, independent, of_targets, report
 from texts.sentences import opened, read_text, words
 from texts.words import EOS
 
@@ -90,12 +90,7 @@ def main(argv: list[str] | None = None) -> None:
         with fabric.autocast():
             found = (independent(log_p, text, end) if args.independent else
                      continuous(log_p, text))
-        extra = {}
-        if not args.independent:
-            loss = -float(found.nansum()) / len(found)
-            ppl = perplexity(loss)
-            extra = {"test_loss": loss, "test_ppl": ppl, "test_line":
-                     f"| End of training | test loss {loss:5.2f} | test ppl {ppl:8.2f}"}
+        extra = {} if args.independent else closing_line(found)
         report(text, found, args, dictionary.idx2word, extra)
 
 

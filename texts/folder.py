@@ -11,7 +11,7 @@ NAMES = ("{}.txt", "wiki.{}.tokens", "ptb.{}.txt", "ptb.char.{}.txt")
 def find_texts(folder: Path, names: tuple[str, ...] = NAMES) -> dict[str, Path]:
     """split -> file. All three have the first of `names` that one of them has.
 
-    Raises FileNotFoundError naming the file that is missing and the names that would do.
+    Raises FileNotFoundError naming the file that is missing.
     """
     found = find_some(folder, SPLITS, names)
     if missing := [split for split in SPLITS if split not in found]:
@@ -28,5 +28,4 @@ def find_some(folder: Path, splits: Iterable[str], names: tuple[str, ...] = NAME
         texts = {split: folder / name.format(split) for split in splits}
         if found := {split: path for split, path in texts.items() if path.is_file()}:
             return found
-    wanted, *others = (name.format(splits[0]) for name in names)
-    raise FileNotFoundError(f"no {wanted} in {folder}, nor {' or '.join(others)}")
+    raise FileNotFoundError(f"no {names[0].format(splits[0])} in {folder}")

@@ -60,6 +60,15 @@ def independent(columns: Columns, text: Text, end: int) -> Tensor:
     return found
 
 
+def closing_line(log_p: Tensor, line: str = "| End of training | test loss {loss:5.2f} | test ppl "
+                 "{ppl:8.2f}") -> dict:
+    """For `report`: the loss and perplexity with which a training script ends, whose evaluation
+    divides by all tokens, one more than it predicts. log_p (N,); line: to be filled."""
+    loss = -float(log_p.nansum()) / len(log_p)
+    ppl = perplexity(loss)
+    return {"test_loss": loss, "test_ppl": ppl, "test_line": line.format(loss=loss, ppl=ppl)}
+
+
 # ------------------------------------------------------------------------------------- the tally
 @dataclass
 class Tally:
@@ -86,12 +95,13 @@ class Tally:
 
 def ratio(log_probability: float, count: int) -> float | None:
     """Perplexity; None of nothing, or if it is no finite number."""
-    if not count:
-        return None
-    try:
-        return math.exp(-log_probability / count)
-    except OverflowError:
-        return None
+    found = perplexity(-log_probability / count) if count else math.inf
+    return found if math.isfinite(found) else None
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss); inf where that is too large for a float."""
+    return math.exp(loss) if loss < 709 else math.inf
 
 
 def tally(text: Text, log_p: Tensor, place: slice) -> Tally:

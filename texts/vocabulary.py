@@ -38,16 +38,17 @@ def unpack(packed: Tensor) -> list[str]:
     return packed.numpy().tobytes().decode("utf-8").split("\n")
 
 
-def words_in_file(content: dict, count: int, digest: str | None = None) -> list[str] | None:
+def words_in_file(content: dict, count: int | None = None, digest: str | None = None
+                  ) -> list[str] | None:
     """The words that a model file or training state holds; None if it is of before they did.
 
-    count, digest: what the words must have (SHA-256 of pack's bytes; None: not known). Raises
+    count, digest: what the words must have (SHA-256 of pack's bytes), where it is known. Raises
     ValueError.
     """
     if "word_list" not in content:
         return None
     words = unpack(content["word_list"])
-    if len(words) != count:
+    if count is not None and len(words) != count:
         raise ValueError(f"the file lists {len(words)} words, its model has {count}")
     if digest is not None and digest_of(words) != digest:
         raise ValueError("the file's list of words is damaged")

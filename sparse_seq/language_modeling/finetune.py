@@ -7,8 +7,9 @@ longer improves (Merity et al. 2017, section 5).
     -> test perplexity 56.6 and 57.0 on the Penn Treebank (published)
 
 The model comes from --save, where main.py put it, and so do its sizes and dropouts: flags that say
-otherwise have no effect. The texts are those that it was trained on, or with --data others of which
-it knows every word. The result is --save/finetune_model.pt.
+otherwise have no effect. The texts are those that it was trained on, or with --data others, read
+with its words: unknown ones become <unk>, counted and named. The result is
+--save/finetune_model.pt.
 """
 
 import argparse
@@ -25,8 +26,8 @@ from sparse_seq.language_modeling import args as flags
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = flags.parser(
         "Fine-tuning of a dense or sparse AWD-LSTM",
-        data="folder with train.txt, valid.txt, test.txt, whose words the model must know (None: "
-             "the texts that main.py left in --save)")
+        data="folder with train.txt, valid.txt, test.txt, read with the model's words, unknown "
+             "ones as <unk> (None: the texts that main.py left in --save)")
     flags.add_dropouts(parser)
     parser.set_defaults(data=None)
     return flags.parse(parser, argv)
@@ -36,6 +37,7 @@ if __name__ == "__main__":
     parse_args()  # -h and typing mistakes are answered before torch is imported
 
 from common.asgd import averaged, non_monotone
+from common.splitcross import perplexity
 from harness import files
 from harness.endings import BadInput, bad_input
 from harness.keeper import Keeper
@@ -65,6 +67,7 @@ from sparse_seq.language_modeling.training import (
     validate,
 )
 from sparse_seq.weights import is_ours, load_weights, weights_of
+from texts.vocabulary import words_in_file
 
 LENGTH_SEED = 331  # the original's, whatever --seed says
 SHORTEST = 100     # epochs before early stopping may trigger
@@ -73,11 +76,13 @@ SHORTEST = 100     # epochs before early stopping may trigger
 # --------------------------------------------------------------------------------- data and model
 def load_texts(args: argparse.Namespace, keeper: Keeper) -> Corpus:
     """Those that main.py left in --save, or with --data others. Raises BadInput."""
-    kept = Path(args.save) / "corpus.pt"
+    kept, trained = (Path(args.save) / name for name in ("corpus.pt", "model.pt"))
     with bad_input("--save: "):
         corpus = Corpus.from_content(files.read(kept)) if kept.is_file() else None
-    if args.data is not None:
-        return load_corpus(args, keeper, corpus.words if corpus else None)
+        if args.data is not None:
+            words = words_in_file(files.read(trained))
+            words = words or (corpus.words if corpus else None)
+            return load_corpus(args, keeper, words)
     if corpus is None:
         raise BadInput(f"--save: there is no file {kept}; give the texts with --data")
     return corpus
@@ -119,6 +124,7 @@ def keep_beginning(run: Run) -> None:
     else:
         run.keeper.save_best(model_content(run, loss))
     run.progress.best = loss
+    run.keeper.log(epoch=0, valid_loss=loss, valid_ppl=perplexity(loss))
     run.keeper.save()
 
 
