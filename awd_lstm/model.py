@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from awd_lstm import MODELS
 from awd_lstm.qrnn import QRNNLayer
 from common.dropout import WeightDrop, check_rate, embedding_dropout, locked_dropout
+from common.weights import bare_names
 from kernels.cudnn import GRU
 from kernels.lstm import lstm
 
@@ -158,7 +159,8 @@ def _plain_key(key: str) -> str:
 
 
 def _plain_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state under the key names that it would have without weight drop."""
+    """The state under the key names that it would have without weight drop and wrappers."""
+    state = bare_names(state)
     # Sorted so that a _raw entry comes after its alias and wins.
     return {_plain_key(key): state[key] for key in sorted(state, key=lambda k: k.endswith("_raw"))}
 

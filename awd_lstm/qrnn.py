@@ -5,7 +5,7 @@ Notation: T time, B batch, I input size, H hidden size.
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kernels.forget_mult import HALF, forget_mult
 from kernels.library import exporting
@@ -48,7 +48,8 @@ class QRNNLayer(nn.Module):
         use_cuda=True,
     ):
         super().__init__()
-        assert window in (1, 2), "QRNNLayer: window must be 1 or 2"
+        if window not in (1, 2):
+            raise ValueError(f"QRNNLayer: window must be 1 or 2, not {window}")
         self.input_size = input_size
         self.hidden_size = hidden_size if hidden_size else input_size
         self.save_prev_x = save_prev_x
@@ -66,6 +67,10 @@ class QRNNLayer(nn.Module):
 
     def forward(self, X, hidden=None):
         """X (T,B,I), hidden None, (B,H) or (1,B,H) -> output (T,B,H), last cell state (1,B,H)."""
+        if not isinstance(X, Tensor) or X.dim() != 3:
+            got = tuple(X.shape) if isinstance(X, Tensor) else f"a {type(X).__name__}"
+            raise ValueError(f"QRNNLayer takes a tensor (T, B, {self.input_size}), not {got}; of a "
+                             "PackedSequence give pad_packed_sequence(it)[0]")
         y = self.linear(self._frames(X))  # (T,B,3H) = Z, F, O
         if self.window > 1 and self.save_prev_x and not exporting():
             self.prevX = X[-1:].detach().clone()  # a copy, so as not to hold on to all of X
@@ -97,7 +102,7 @@ class QRNNLayer(nn.Module):
 
 class QRNN(nn.Module):
     """A stack of QRNN layers with nn.LSTM's arguments, of which bias, batch_first and bidirectional
-    must keep their defaults.
+    must keep their defaults (else ValueError).
 
     layers: ready-made layers instead of num_layers new ones; layer_kwargs go to each new QRNNLayer.
     """
@@ -115,9 +120,10 @@ class QRNN(nn.Module):
         **layer_kwargs,
     ):
         super().__init__()
-        assert not bidirectional, "Bidirectional QRNN is not supported"
-        assert not batch_first, "QRNN expects time first: (T,B,I)"
-        assert bias, "QRNN without bias is not supported"
+        if bidirectional or batch_first or not bias:
+            raise ValueError("QRNN is unidirectional (run a second one on x.flip(0)), takes time "
+                             "first (give x.transpose(0, 1)) and always has biases: leave out "
+                             "bidirectional, batch_first and bias")
         sizes = [input_size] + [hidden_size] * (num_layers - 1)
         layers = layers or [QRNNLayer(size, hidden_size, **layer_kwargs) for size in sizes]
         self.layers = nn.ModuleList(layers)

@@ -122,7 +122,8 @@ def _sync_folder(folder: Path) -> None:
 
 # ----------------------------------------------------------------------------------- reading
 def read(path: str | Path, safe: tuple[type, ...] = ()) -> dict:
-    """The dictionary in a file, its tensors on the CPU. No code of the file is run.
+    """The dictionary in a file, or what it has under `state_dict`, its tensors on the CPU. No code
+    of the file is run.
 
     safe: further classes that the file may hold, such as argparse.Namespace in an original's
     checkpoint. Raises FileNotFoundError, or ValueError saying why the file is refused.
@@ -149,7 +150,9 @@ def read(path: str | Path, safe: tuple[type, ...] = ()) -> dict:
         raise ValueError(f"{path} is damaged or no checkpoint ({reason})") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not weights or a state")
-    return content
+    # Other programs put weights beside what else they save.
+    inner = content.get("state_dict") if "format" not in content else None
+    return inner if isinstance(inner, dict) else content
 
 
 def _check(file) -> None:

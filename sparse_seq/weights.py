@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from common.weights import bare_names
+
 FORMAT = "sparse_seq 1"  # of model and optimizer files
 
 
@@ -28,6 +30,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor]) -> None:
     def bare(key: str) -> str:
         return key.replace(".module.", ".").removesuffix("_raw")
 
+    state = bare_names(state)
     # The _raw entries come last and so replace their aliases, which hold some step's dropped copy.
     given = {bare(key): state[key] for key in sorted(state, key=lambda key: key.endswith("_raw"))}
     renamed = {}

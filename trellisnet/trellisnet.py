@@ -123,8 +123,12 @@ class TrellisNet(nn.Module):
         """x (L, N, E), hidden (h0, c0) each (N, H); outputs before `start` are not wanted.
 
         Returns output (L-start, N, nout), auxiliary outputs (M, L-start, N, nout) and the top
-        level's (h, c) at the last time step, each (N, H).
+        level's (h, c) at the last time step, each (N, H). Raises ValueError for other inputs.
         """
+        if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[2] != self.ninp:
+            got = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise ValueError(f"TrellisNet takes a tensor (L, N, {self.ninp}), time first, not "
+                             f"{got}")
         weights = self.effective_weight("weight1"), self.effective_weight("weight2")
         h0, c0 = self.init_hidden(x.shape[1]) if hidden is None else hidden
         given = (x, *weights, self.bias2, h0, c0, self.hidden_mask(x), self.dilations, self.nout,

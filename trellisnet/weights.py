@@ -13,6 +13,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from common.weights import bare_names
+
 # Their key -> ours; tried in this order.
 RENAMED = (
     (r"^(?:tnet|network\.0)\.module\.full_conv\.", "tnet."),
@@ -42,16 +44,14 @@ def original_state(model: nn.Module) -> dict[str, Tensor]:
 
 def load_original_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Loads a state_dict with the original's keys (with or without duplicates, of which the later
-    wins, and DataParallel's `module.`) or with ours.
+    wins, and whatever wrapped the model, see common.weights) or with ours.
 
     Raises ValueError that says what does not fit, and then leaves the model as it was.
     """
     if not all(isinstance(name, str) for name in state):
         raise ValueError("the file's keys are no names: it is no state_dict")
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
     found: dict[str, Tensor] = {}
-    for name, value in state.items():
+    for name, value in bare_names(state).items():
         for pattern, ours in RENAMED:
             name, changed = re.subn(pattern, ours, name)
             if changed:

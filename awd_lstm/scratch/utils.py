@@ -16,6 +16,7 @@ from awd_lstm.scratch.model import AWD_LSTM, TrainingLoss
 from awd_lstm.utils import single_precision
 from awd_lstm.vocabulary import texts_of_model
 from common.splitcross import SplitCrossEntropyLoss, perplexity
+from common.weights import bare_names
 from harness import files
 from harness.endings import BadInput, bad_input
 from harness.keeper import STATE_FORMAT
@@ -196,6 +197,7 @@ def weights_in(content: dict) -> dict:
     """The state_dict in a model file, a training state, or a bare one of the published code."""
     if "format" in content:
         return content["model"]
+    content = bare_names(content)
     return from_published(content) if "layer0.weight_raw" in content else content
 
 

@@ -160,10 +160,10 @@ def test_autocast_computes_the_recurrence_in_float32(backend):
 
 
 def test_constructor_checks():
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="QRNN"):
         QRNNLayer(5, window=3)
     for wrong in ({"bias": False}, {"batch_first": True}, {"bidirectional": True}):
-        with pytest.raises(AssertionError):
+        with pytest.raises(ValueError, match="QRNN"):
             QRNN(5, 7, **wrong)
     assert QRNNLayer(5).hidden_size == 5
     assert QRNNLayer(5, 7, window=2, output_gate=False).linear.weight.shape == (14, 10)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from common.weights import bare_names
 from harness import files, keeper, machine
 from harness.endings import BadInput, bad_input
 from harness.keeper import Keeper
@@ -127,7 +128,7 @@ class Run:
 def load_weights(model: nn.Module, weights: dict, flag: str) -> None:
     """Raises BadInput if they are of another model."""
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(bare_names(weights))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:400]
         raise BadInput(f"{flag} does not fit --model: {reason}") from error
@@ -151,7 +152,7 @@ def finetune(model: nn.Module, source: str, say) -> None:
     else:
         with bad_input("--finetune: "):
             content = files.read(source, safe=(Namespace,))
-    weights = content.get("model", content)
+    weights = bare_names(content.get("model", content))
     own = model.state_dict()
     for name in ("head.1.weight", "head.1.bias"):
         if name in weights and weights[name].shape != own[name].shape:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from common.weights import bare_names
 from harness import files, keeper, machine
 from harness.endings import BadInput, bad_input
 from harness.keeper import Keeper
@@ -81,14 +82,14 @@ class Run:
 
 
 def load_weights(model: nn.Module, path: str, itos: list[str] | None) -> None:
-    """The weights of a model file of ours, or of a checkpoint of the original (under `state_dict`).
+    """The weights of a model file of ours, or of a checkpoint of the original.
     itos: the tokens, which must be those of the model file. Raises BadInput."""
     with bad_input("--load: "):
         content = files.read(path)
     if content.get("itos") not in (None, itos):
         raise BadInput(f"--load {path}: the tokens of --data are not those of that model")
     try:
-        model.load_state_dict(content.get("model") or content.get("state_dict") or content)
+        model.load_state_dict(bare_names(content.get("model") or content))
     except (RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise BadInput(f"--load {path} does not fit the flags: {reason}") from error
