@@ -7,9 +7,10 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 RECORD := $(PY) -m report
 # A row with a change: make reproduce-awd-ptb AS=wider ARGS="--nhid 1500" (report/change.py).
-export REPORT_AS := $(AS)
+# To make itself AS is the assembler: only one that was given counts.
+export REPORT_AS := $(if $(filter-out default undefined,$(origin AS)),$(AS))
 export REPORT_ARGS := $(ARGS)
-AS-ROW := $(if $(AS),-$(AS))
+AS-ROW := $(if $(REPORT_AS),-$(REPORT_AS))
 JOBS ?= 2
 
 .DEFAULT_GOAL := help

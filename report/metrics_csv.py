@@ -26,6 +26,7 @@ class Layout(NamedTuple):
     derived: what to make of every loss.
     judge: by what the script chooses its best epoch, if not by the validation loss.
     fractions: accuracies are fractions, not percent.
+    from_zero: the first epoch is 0. Elsewhere that is the model which fine-tuning begins from.
     """
 
     points: Mapping[str, str]
@@ -33,6 +34,7 @@ class Layout(NamedTuple):
     derived: tuple[str, ...] = ()
     judge: str | None = None
     fractions: bool = False
+    from_zero: bool = False
 
 
 VALID, TEST = {"valid_loss": "valid_loss"}, {"test_loss": "test_loss"}
@@ -54,7 +56,8 @@ LAYOUTS = {
         {**VALID, "train_acc": "train_acc"}, TEST, ("ppl",), fractions=True),
     # its "test" is the validation part of ImageNet
     "tnn/im/": Layout({"train_loss": "train_loss", "test_loss": "valid_loss",
-                       "test_acc1": "valid_acc", "test_acc5": "valid_acc5"}, judge="valid_acc"),
+                       "test_acc1": "valid_acc", "test_acc5": "valid_acc5"}, judge="valid_acc",
+                      from_zero=True),
     "tnn/lra/": Layout({f"{theirs}/{long}": f"{split}_{short}"
                         for theirs, split in (("train", "train"), ("val", "valid"),
                                               ("test", "test"))
@@ -94,7 +97,7 @@ def read(folder: Path) -> tuple[list[dict], dict, str | None]:
             final.update(measured(layout.finals[name], value, layout))
         elif known := layout.points.get(name) or SECONDS.get(name):
             points.setdefault(epoch, {}).update(measured(known, value, layout))
-    first = 1 if 0 in points else 0  # a script that counts its epochs from 0
+    first = 1 if layout.from_zero else 0
     curve = [{"epoch": epoch + first, **points[epoch]} for epoch in sorted(points)]
     return curve, final, layout.judge
 

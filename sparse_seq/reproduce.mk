@@ -134,14 +134,15 @@ reproduce-sparse-recite-small: setup data-penn-slice  ## learning to recite 1000
 # ----------------------------------------------------------------------------------------------- demo
 .PHONY: demo-sparse-seq
 demo-sparse-seq: setup data-pydoc data-tagging  ## the demo's sparse language model and tagger alone
-	@rm -rf runs/demo/sparse-ptb runs/demo/sparse-pos-dense runs/demo/sparse-pos-sparse
-	$(SPARSE-DEMO) sparse-ptb main -- $(SPARSE-LM)/main.py --sparse_mode sparse_hidden \
+	@rm -rf runs/demo/words-sparse runs/demo/tags-dense runs/demo/tags-sparse
+	$(sparse-demo) words-sparse main -- $(SPARSE-LM)/main.py --sparse_mode sparse_hidden \
 		--sparse_fract 0.66666 --nhid 96 $(DEMO-LM) --epochs 1
-	$(SPARSE-DEMO) sparse-ptb finetune -- $(SPARSE-LM)/finetune.py $(DEMO-LM) --max-steps 15
-	$(SPARSE-DEMO) sparse-pos-dense main -- $(SPARSE-POS)/main.py --emsize 5 $(DEMO-POS)
-	$(SPARSE-DEMO) sparse-pos-sparse main -- $(SPARSE-POS)/main.py --emsize 20 --emb_density 0.25 \
+	$(sparse-demo) words-sparse finetune -- $(SPARSE-LM)/finetune.py $(DEMO-LM) --epochs 1
+	$(call tags-demo,dense) tags-dense main -- $(SPARSE-POS)/main.py --emsize 5 $(DEMO-POS)
+	$(call tags-demo,sparse) tags-sparse main -- $(SPARSE-POS)/main.py --emsize 20 --emb_density 0.25 \
 		--emb_blocks 20 $(DEMO-POS)
-SPARSE-DEMO = $(RECORD) run --workdir-root runs/demo --shrunk "embedded data, small sizes, few epochs"
+sparse-demo = $(call DEMO,sparse-ptb,"96 units in place of 1725; 1 epoch and 1 of fine-tuning")
+tags-demo = $(call DEMO,sparse-pos-$(1),"another text and other tags; 3 epochs in place of 50")
 DEMO-LM = --data data/pydoc --emsize 48 --batch_size 80 --dropouti 0.2 --dropouth 0.1 --wdrop 0.2 \
-	--seed 0 --log-interval 20 --save run
+	--seed 0 --log-interval 5 --save run
 DEMO-POS = --data data/tagging --nhid 10 --epochs 3 --lr 0.01 --dropouti 0.2 --wdrop 0.2 --save run

@@ -90,19 +90,19 @@ reproduce-tnn-alm-small: setup data-wt2-bpe  ## small TNN on WikiText-2, extrapo
 		results/figures/tnn-alm-small-length.png --trained 256
 
 # ------------------------------------------------------------------------------------------------ demo
-TNN-DEMO = $(RECORD) run --workdir-root runs/demo --shrunk "embedded text (pydoc), 2 layers of width 64, 60 updates"
+TNN-DEMO = $(call DEMO,tnn-alm,"2 layers of width 64 in place of 7 of 512; 60 updates in place of 50000")
 .PHONY: demo-tnn-alm
 demo-tnn-alm: data-tnn-smoke  ## the demo's TNN language model alone
-	@rm -rf runs/demo/tnn-alm
-	$(TNN-DEMO) tnn-alm main -- env CKPT_DIR=checkpoints UPDATE_FREQ=1 \
+	@rm -rf runs/demo/words-tnn
+	$(TNN-DEMO) words-tnn main -- env CKPT_DIR=checkpoints UPDATE_FREQ=1 \
 		bash tnn/train_alm.sh 1 $(TNN-ALM) $(CURDIR)/tnn/data/data-bin/pydoc-small --decoder-embed-dim 64 \
 		--decoder-layers 2 --rpe-layers 1 --tokens-per-sample 64 --max-update 60 --lr 0.005 \
 		--warmup-updates 10 --save-interval-updates 20 --keep-interval-updates 1 \
 		--no-epoch-checkpoints --num-workers 0
 	for n in 64 512; do \
-		$(TNN-DEMO) tnn-alm length-$$n -- env CKPT_DIR=checkpoints \
+		$(TNN-DEMO) words-tnn length-$$n -- env CKPT_DIR=checkpoints \
 			DATA_DIR=$(CURDIR)/tnn/data/data-bin/pydoc-small \
 			bash tnn/length_extrapolation.sh $(TNN-ALM) $$n --num-workers 0 || exit 1; done
-	$(TNN-DEMO) tnn-alm generate --artifact generated.txt -- tnn/lm/generate.py \
+	$(TNN-DEMO) words-tnn generate --artifact generated.txt -- tnn/lm/generate.py \
 		checkpoints/checkpoint_best.pt --data $(CURDIR)/tnn/data/data-bin/pydoc-small \
 		--prompt "return the" --tokens 100 --outf generated.txt

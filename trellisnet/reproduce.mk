@@ -19,16 +19,19 @@ endif
 
 .PHONY: demo-trellisnet
 demo-trellisnet: setup data-pydoc data-digits  ## the demo's TrellisNet alone
-	@rm -rf runs/demo/trellis-ptb runs/demo/trellis-ptbc runs/demo/trellis-smnist
-	$(DEMO) trellis-ptb main -- trellisnet/word_PTB/word_ptb.py --data data/pydoc --emsize 64 \
-		--nout 64 --nhid 96 --nlevels 8 --horizon 8 --seq_len 32 --aux_freq 4 --dropout 0.2 \
-		--dropouti 0.2 --wdrop 0.2 --dropouth 0.1 --max-steps 300 --log-interval 50
-	$(DEMO) trellis-ptb generate --artifact generated.txt -- trellisnet/generate.py \
+	@rm -rf runs/demo/words-trellisnet runs/demo/digits-trellisnet
+	$(trellis-demo) words-trellisnet main -- trellisnet/word_PTB/word_ptb.py --data data/pydoc --emsize 64 \
+		--nout 64 --nhid 96 --nlevels 8 --horizon 8 --seq_len 72 --batch_size 32 --aux_freq 4 \
+		--dropout 0.2 --dropouti 0.2 --wdrop 0.2 --dropouth 0.1 --epochs 1 --log-interval 10
+	$(trellis-demo) words-trellisnet generate --artifact generated.txt -- trellisnet/generate.py \
 		--load Trellis_wordPTB.pt --data data/pydoc --words 100 --prompt "return the" --top-k 100 \
 		--outf generated.txt
-	$(DEMO) trellis-smnist main -- trellisnet/seq_MNIST_CIFAR/seq_mnist_cifar.py \
+	$(call DEMO,trellis-smnist,"digits of 8 x 8 pixels in place of 28 x 28; 40 channels and 7 levels") \
+		digits-trellisnet main -- trellisnet/seq_MNIST_CIFAR/seq_mnist_cifar.py \
 		--data data/digits --no-permute --nhid 40 --nlevels 7 --dilation 1 1 2 4 8 16 32 \
 		--lr 1e-2 --dropout 0 --dropouti 0.1 --epochs 12 --log-interval 10
+
+trellis-demo = $(call DEMO,trellis-ptb,"96 channels and 8 levels in place of 1000 and 58; 1 epoch")
 
 .PHONY: reproduce-trellis-ptb
 reproduce-trellis-ptb: setup $(call trellis-data,data-ptb)  ## TrellisNet, PTB (57.0)

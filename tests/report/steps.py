@@ -42,3 +42,19 @@ def script(tmp_path, text, name="main.py"):
 def record_of(tmp_path, step="main", row="awd-ptb"):
     """The step's record."""
     return json.loads((tmp_path / "runs" / row / f"{step}.json").read_text())
+
+
+def make_step(row="awd-ptb", step="main", **changes):
+    """A step's record as `run` writes it."""
+    curve = [{"epoch": e, "seconds": 60.0 + e, "valid_loss": 6 - e / 10, "valid_ppl": 600.0 / e}
+             for e in range(1, 13)]
+    record = {
+        "row": row, "step": step, "command": ["awd_lstm/main.py", "--seed", "0"], "exit_code": 0,
+        "smoke": False, "like": None, "shrunk": None, "artifacts": [], "commit": "abcdef0" * 5,
+        "dirty": False, "seed": 0, "date": "2025-01-02T03:04:05Z", "threads": 2,
+        "versions": {"python": "3.11.7", "torch": "2.6.0", "numpy": "2.0.0"},
+        "hardware": {"cpu": "Some CPU", "cores": 2, "ram_gb": 7.8, "gpus": []},
+        "wall_seconds": 7300.0, "peak_rss_mb": 900, "attempts": [], "curve": curve,
+        "final": {"valid_ppl": 61.0, "test_ppl": 58.5, "valid_loss": 4.1},
+    }
+    return {**record, **changes}

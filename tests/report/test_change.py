@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from report.cli import main
 from report.errors import UserError
 from tests.report.steps import GOOD, record_of, script
 
+ROOT = Path(__file__).resolve().parents[2]
 KNOWS = '''
 import argparse
 p = argparse.ArgumentParser()
@@ -101,3 +104,11 @@ def test_what_cannot_be_compared_is_one_line(tmp_path, capsys, kind):
     assert main(["--compare", *names, "--out", str(tmp_path / "x.svg")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not (tmp_path / "x.svg").exists()
+
+
+def test_makes_own_assembler_is_no_name():
+    """AS is `as` to make where nobody gave it."""
+    for given, name in (([], ""), (["AS=wider"], "wider")):
+        said = subprocess.run(["make", "-pn", "help", *given], cwd=ROOT, capture_output=True,
+                              text=True, check=True).stdout
+        assert re.search(rf"^REPORT_AS := ?{name}$", said, re.MULTILINE)

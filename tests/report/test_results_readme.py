@@ -1,35 +1,17 @@
-"""The action write: the same inputs give the same README; the page needs nothing but itself."""
+"""The action write: the same inputs give the same README, which claims what was run."""
 
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from report import needs, plots, published, records
 from report.cli import main
+from tests.report.steps import make_step
 
 ROOT = Path(__file__).resolve().parents[2]
-NASTY = '<script>alert("x")</script> & co'
-
-
-def make_step(row="awd-ptb", step="main", **changes):
-    """A step's record as `run` writes it."""
-    curve = [{"epoch": e, "seconds": 60.0 + e, "valid_loss": 6 - e / 10, "valid_ppl": 600.0 / e}
-             for e in range(1, 13)]
-    record = {
-        "row": row, "step": step, "command": ["awd_lstm/main.py", "--seed", "0"], "exit_code": 0,
-        "smoke": False, "like": None, "shrunk": None, "artifacts": [], "commit": "abcdef0" * 5,
-        "dirty": False, "seed": 0, "date": "2025-01-02T03:04:05Z", "threads": 2,
-        "versions": {"python": "3.11.7", "torch": "2.6.0", "numpy": "2.0.0"},
-        "hardware": {"cpu": "Some CPU", "cores": 2, "ram_gb": 7.8, "gpus": []},
-        "wall_seconds": 7300.0, "peak_rss_mb": 900, "attempts": [], "curve": curve,
-        "final": {"valid_ppl": 61.0, "test_ppl": 58.5, "valid_loss": 4.1},
-    }
-    return {**record, **changes}
 
 
 def write_record(results, row, *steps, name="2025-01-02-some-cpu-abcdef0", **changes):
@@ -213,59 +195,6 @@ def test_a_row_of_one_stage_takes_the_number_from_its_last_step(results):
              make_step("tnn-alm", "eval", curve=[], final={"test_ppl": 24.7})]
     write_record(results, "tnn-alm", *steps)
     assert "| main | perplexity | 23.98 / 24.67 | 24.00 / 24.70 |" in readme(results)
-
-
-def write_steps(folder, *steps):
-    """Step files as `run` leaves them."""
-    for step in steps:
-        (folder / step["row"]).mkdir(parents=True, exist_ok=True)
-        (folder / step["row"] / f"{step['step']}.json").write_text(json.dumps(step))
-
-
-def make_page(tmp_path, *steps):
-    """Calls report --html as a user does -> (page, what it printed)."""
-    write_steps(tmp_path / "demo", *steps)
-    out = tmp_path / "out" / "demo.html"
-    done = subprocess.run(
-        [sys.executable, "-m", "report", "--html", str(out), "--from", str(tmp_path / "demo")],
-        cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return out.read_text(), done.stdout
-
-
-def test_page_refers_to_nothing_outside_and_escapes_its_text(tmp_path):
-    (tmp_path / "demo" / "awd-ptb-demo").mkdir(parents=True)
-    (tmp_path / "demo" / "awd-ptb-demo" / "generated.txt").write_text(NASTY + "\nthe cat sat")
-    (tmp_path / "demo" / "awd-ptb-demo" / "pointer.attempts").write_text("[]")
-    step = make_step("awd-ptb-demo", artifacts=["generated.txt"], shrunk=f"64 units {NASTY}",
-                     command=["awd_lstm/main.py", NASTY])
-    text, printed = make_page(tmp_path, step)
-    outside = re.sub(r'src="data:[^"]*"', "", text)
-    assert not re.search(r"https?:|//\w|\bsrc=|\bhref=|@import|url\(", outside)
-    assert "<script" not in text
-    assert text.count("&lt;script&gt;") == 3
-    assert "the cat sat" in text
-    assert text.count('src="data:image/svg+xml') == 1
-    assert 'published 61.2 / 58.8' in text
-    assert "Not finished: awd-ptb-demo pointer" in text
-    assert "not finished: awd-ptb-demo pointer" in printed
-    assert re.search(r"awd_lstm +awd-ptb-demo +main +12 +perplexity +61.00 +58.50 +7300 +61.2 / 58",
-                     printed)
-    assert printed.rstrip().endswith(str(tmp_path / "out" / "demo.html"))
-
-
-def test_page_copes_with_steps_of_every_kind(tmp_path):
-    recite = [{"epoch": e, "train_acc": 10.0 * e} for e in range(1, 4)]
-    text, printed = make_page(
-        tmp_path, make_step(),
-        make_step(step="pointer", curve=[], final={"valid_ppl": 53.0, "test_ppl": 52.0}),
-        make_step("sparse-recite-dense", curve=recite, final={}),
-        make_step("tnn-speed", curve=[], final={}, command=["bash", "tnn/x.sh"]),
-        make_step("one-epoch", curve=[{"epoch": 1, "valid_loss": None, "valid_acc": 50.0}],
-                  final={"valid_acc": 50.0}))
-    assert "train 30.00" in printed
-    assert "NaN" not in text
-    assert text.count("<img") == 2  # one epoch is no curve
 
 
 @pytest.mark.parametrize("words", [

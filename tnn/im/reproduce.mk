@@ -44,8 +44,8 @@ reproduce-tnn-im-cifar-small: setup  ## small model on 3,800 images of CIFAR-10 
 # ----------------------------------------------------------------------------------------------- demo
 .PHONY: demo-tnn-im
 demo-tnn-im: setup data-digits  ## the demo's image model alone
-	@rm -rf runs/demo/tnn-im-tiny
-	$(RECORD) run --workdir-root runs/demo --shrunk "digits, small sizes, few epochs" tnn-im-tiny \
+	@rm -rf runs/demo/digits-tnn
+	$(call DEMO,tnn-im-tiny,"digits in place of ImageNet; 3 blocks of width 64; 10 epochs") digits-tnn \
 		main -- tnn/im/main.py --input-size 32 --num_workers 0 --fp32-resume --clip-grad 5 \
 		--no-repeated-aug --mixup 0 --cutmix 0 --output_dir run --log-dir metrics $(IM-DIGITS) \
 		--epochs 10

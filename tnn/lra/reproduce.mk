@@ -117,7 +117,7 @@ reproduce-tnn-speed: setup  ## Figure 1: speed and memory against the length (IM
 # ----------------------------------------------------------------------------------------------- demo
 .PHONY: demo-tnn-lra
 demo-tnn-lra: setup runs/lra-data/listops/basic_test.tsv  ## the demo's Long Range Arena alone: ListOps
-	@rm -rf runs/demo/tnn-lra-listops
-	$(RECORD) run --workdir-root runs/demo --shrunk "generated trees of 5 to 60 tokens, 2 x 48" \
-		tnn-lra-listops main -- $(LRA) --task listops --data $(CURDIR)/runs/lra-data --n-layers 2 --d-model 48 \
+	@rm -rf runs/demo/lists-tnn
+	$(call DEMO,tnn-lra-listops,"expressions of 5 to 60 tokens in place of 500 to 2000; 2 layers of 48") \
+		lists-tnn main -- $(LRA) --task listops --data $(CURDIR)/runs/lra-data --n-layers 2 --d-model 48 \
 		--batch-size 32 --train-limit 4000 --eval-limit 500 --epochs 2 --warmup 20 --lr 0.003 $(SMALL-LRA)
