@@ -2,20 +2,20 @@
 
 import argparse
 
-CARRY = """\
-How the text is read. By default it is one continuous text, as in the paper's evaluation: the
-model's state is carried from line to line, each line's end is a token (<eos>), which is predicted
-and counts, and {first}. With --independent each line is scored by itself, from a zero state behind
-a line's end: all its words are predicted, and its end.
+READING = """\
+How the text is read. By default it is one continuous text, as in the paper's evaluation: {carry}.
+Each line's end is a token (<eos>), which is predicted and counts. With --independent each line is
+scored by itself, from a zero state behind a line's end: all its words are predicted, and its end.
 Perplexity per token: exp(-log-probability / predicted tokens), line ends among them. Per word: the
 same log-probability over the white-space separated words alone. Logarithms are natural ones.
 Unknown words are scored as <unk>, counted and named."""
-FIRST = "the first token of all, which nothing precedes, is not predicted"
+CARRY = ("the model's state is carried from line to line, and the first token of all, which "
+         "nothing precedes, is not predicted")
 
 
-def describe(parser: argparse.ArgumentParser, first: str = FIRST, more: str = "") -> None:
-    """The definition of the numbers, below the flags in -h."""
-    parser.epilog = " ".join((CARRY.format(first=first) + " " + more).split())
+def describe(parser: argparse.ArgumentParser, carry: str = CARRY, more: str = "") -> None:
+    """The definition of the numbers, below the flags in -h. carry: what continuous text means."""
+    parser.epilog = " ".join((READING.format(carry=carry) + " " + more).split())
 
 
 def add_text(parser: argparse.ArgumentParser, model: str) -> None:

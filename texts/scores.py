@@ -9,7 +9,7 @@ Notation: T rows, B columns, N tokens of a text, S sentences, V vocabulary.
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,7 @@ from texts.vocabulary import names_of
 
 # (T, B) int64 -> (T - 1, B): log-probabilities of the rows from the second on; nan: not predicted.
 Columns = Callable[[Tensor], Tensor]
+Names = Sequence[str] | Mapping[int, str]  # id -> token
 AT_ONCE = 1 << 24         # log-probabilities of all words that a block holds: bounds the memory
 SENTENCES_AT_ONCE = 64    # of one length
 
@@ -114,7 +115,7 @@ def tally(text: Text, log_p: Tensor, place: slice) -> Tally:
 
 
 # ----------------------------------------------------------------------------------- what is said
-def report(text: Text, log_p: Tensor, args, names: list[str], extra: dict | None = None) -> None:
+def report(text: Text, log_p: Tensor, args, names: Names, extra: dict | None = None) -> None:
     """Prints the scores as the flags say. log_p (N,); names: id -> token; extra: further totals, by
     the names that --json gives them."""
     totals = tally(text, log_p, slice(0, len(text.ids)))
@@ -137,7 +138,7 @@ def report(text: Text, log_p: Tensor, args, names: list[str], extra: dict | None
     print(summary(text, facts))
 
 
-def sentences(text: Text, log_p: Tensor, names: list[str], per_token: bool) -> Iterator[dict]:
+def sentences(text: Text, log_p: Tensor, names: Names, per_token: bool) -> Iterator[dict]:
     """The numbers of each sentence, with its tokens as the text has them."""
     for place in text.sentences():
         found = tally(text, log_p, place).numbers()

@@ -30,14 +30,15 @@ CLASSIFIER = Kind("TNN fine-tuned by script_glue.sh", "roberta_tnn_v2", "sentenc
                   "input0/dict.txt")
 
 
-def load(checkpoint: str, data: str, kind: Kind) -> tuple["BaseFairseqModel", "FairseqTask"]:
-    """The model in evaluation mode, on the CPU, and its task. data: the folder of prepared data.
+def load(checkpoint: str, data: str | None, kind: Kind
+         ) -> tuple["BaseFairseqModel", "FairseqTask"]:
+    """The model in evaluation mode, on the CPU, and its task. data: the folder of prepared data;
+    None: that which the model was trained on, if it is where it was.
 
     Raises BadInput for a missing or damaged file, for a model of another kind, and for a dictionary
     of another size than the model's. Importing fairseq takes seconds.
     """
-    words = Path(data) / kind.dictionary
-    for path in (Path(checkpoint), words):
+    for path in (Path(checkpoint), *([Path(data) / kind.dictionary] if data else [])):
         if not path.is_file():
             raise BadInput(f"there is no file {path}")
     logging.disable(logging.WARNING)
@@ -46,7 +47,12 @@ def load(checkpoint: str, data: str, kind: Kind) -> tuple["BaseFairseqModel", "F
     from fairseq.models import MODEL_REGISTRY
 
     utils.import_user_module(argparse.Namespace(user_dir=str(PLUGIN)))
-    check(checkpoint, kind)
+    trained_on = check(checkpoint, kind)
+    data = data or trained_on
+    words = Path(data) / kind.dictionary
+    if not words.is_file():
+        raise BadInput(f"{checkpoint} was trained on {data}, where there is no file {words}: give "
+                       "the folder with the dictionary, --data DIR")
     size = count(words)
     try:
         models, _, task = checkpoint_utils.load_model_ensemble_and_task(
@@ -62,19 +68,22 @@ def load(checkpoint: str, data: str, kind: Kind) -> tuple["BaseFairseqModel", "F
     return models[0].eval(), task
 
 
-def check(checkpoint: str, kind: Kind) -> None:
+def check(checkpoint: str, kind: Kind) -> str:
     """Raises BadInput unless the checkpoint is whole, of fairseq-train and of a task of this kind.
-    fairseq itself compares no CRCs. What else than tensors it may hold, the plugin has named."""
+    Returns the folder that it was trained on. fairseq itself compares no CRCs. What else than
+    tensors it may hold, the plugin has named."""
     with bad_input():
         content = files.read(checkpoint)
     if not {"model", "optimizer_history"} <= content.keys():
         raise BadInput(f"{checkpoint} is no checkpoint of fairseq-train")
     if settings := content.get("args"):  # of the fork
-        task = getattr(settings, "task", None)
+        task, data = getattr(settings, "task", None), getattr(settings, "data", "")
     else:
-        task = (content.get("cfg") or {}).get("task", {}).get("_name")
+        found = (content.get("cfg") or {}).get("task", {})
+        task, data = found.get("_name"), found.get("data", "")
     if task != kind.task:
         raise BadInput(f"{checkpoint} holds no {kind.name}: its task is {task}")
+    return data
 
 
 def count(words: Path) -> int:

@@ -31,7 +31,8 @@ MEMORY = ("window", "etsc", "full")
 def parse_args(argv: list[str] | None = None) -> Namespace:
     p = flags.parser("Continues a text with a trained autoregressive TNN")
     p.add_argument("checkpoint", help="checkpoint of fairseq-train")
-    p.add_argument("--data", required=True, help="folder with the dictionary")
+    p.add_argument("--data", metavar="DIR",
+                   help="folder with the dictionary (None: the data it was trained on)")
     p.add_argument("--prompt", default="", help="text with --bpe, else tokens")
     p.add_argument("--bpe", metavar="FOLDER", help="encoder.json and vocab.bpe of GPT-2")
     p.add_argument("--tokens", type=int, default=100, help="how many to add")
