@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.dropout import check_rate, dropout_mask
+from kernels.product import linear, product
 
 BISECTION_ATOL, BISECTION_RTOL = 1e-6, 8.881784197001252e-16
 
@@ -110,7 +111,7 @@ class SimpleEmbedding(nn.Module):
 
     def decode(self, hidden: Tensor) -> Tensor:
         """hidden (N, E) -> logits (N, V)."""
-        return F.linear(hidden, self.embedder.weight, self.decoder_bias)
+        return linear(hidden, self.embedder.weight, self.decoder_bias)
 
 
 class _Block(nn.Module):
@@ -244,7 +245,7 @@ class SparseEmbedding(nn.Module):
         """
         weights = self.weights
         if len(weights) == 1:
-            return F.linear(hidden, weights[0], self.decoder_bias)
+            return linear(hidden, weights[0], self.decoder_bias)
         pieces = hidden.split(self.block_widths, -1)
         edges = sorted({*self.start_ids, self.num_embeddings})
         logits = []
@@ -252,7 +253,7 @@ class SparseEmbedding(nn.Module):
             own = [i for i, start in enumerate(self.start_ids) if start <= first]
             weight = torch.cat([weights[i][first - self.start_ids[i]:end - self.start_ids[i]]
                                 for i in own], 1)
-            logits.append(torch.cat([pieces[i] for i in own], -1) @ weight.t())
+            logits.append(product(torch.cat([pieces[i] for i in own], -1), weight.t()))
         whole = torch.cat(logits, -1)
         return whole if self.decoder_bias is None else whole + self.decoder_bias
 

@@ -119,7 +119,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     g.add_argument("--hoist", action=flags.OnOff, default=True,
                    help="input products outside the loop over time: same numbers, faster; "
                         "--no-hoist (and --mask-per-step) run the loop as the paper has it")
-    g.add_argument("--compile", action="store_true", help="torch.compile the cell")
+    flags.add_compile(g, "torch.compile the cell", slower_on_cpu=True)
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness import machine
+from harness import flags, machine
 from harness.endings import BadInput
 
 
@@ -73,6 +73,52 @@ def test_deterministic_algorithms(monkeypatch):
     assert torch.are_deterministic_algorithms_enabled()
 
 
+# ------------------------------------------------------------------- flags that make a CPU slower
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize(("has", "used"), [
+    ({"architecture": "x86_64", "avx2": True}, "32"),
+    ({"architecture": "x86_64", "avx512_bf16": True}, "bf16-mixed"),
+    ({"architecture": "x86_64", "amx_bf16": True}, "bf16-mixed"),
+    ({"architecture": "arm"}, "bf16-mixed")], ids=str)
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_bfloat16_only_where_the_cpu_gains(monkeypatch, no_gpu, has, used, device):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    given = args(device=device, precision="bf16-mixed")
+    said = machine.set_aside_slow_flags(given)
+    assert given.precision == used
+    assert list(said) == ["precision"] * (used == "32")
+
+
+def test_a_gpu_is_not_asked_for_its_cpu(monkeypatch, no_gpu):
+    monkeypatch.setattr(machine, "bf16_pays", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for device in ("auto", "cuda"):
+        given = args(device=device, precision="bf16-mixed", compile=True)
+        given.slower_on_cpu = {"compile"}
+        assert machine.set_aside_slow_flags(given) == {}
+        assert (given.precision, given.compile) == ("bf16-mixed", True)
+
+
+@pytest.mark.parametrize("slower", [True, False])
+@pytest.mark.parametrize(("words", "before"), [("", False), ("--compile", True),
+                                               ("--compile force", "force")])
+def test_compile_on_a_cpu(no_gpu, slower, words, before):
+    p = flags.parser("a script")
+    flags.add_machine(p)
+    flags.add_parallel(p, slower_on_cpu=slower)
+    given = flags.parse(p, [*words.split(), "--device", "cpu"])
+    assert given.compile == before
+    said = machine.set_aside_slow_flags(given)
+    assert given.compile == (False if slower and before is True else before)
+    assert list(said) == ["compile"] * (slower and before is True)
+
+
+# ---------------------------------------------------------------------------------- memory
 @pytest.mark.parametrize("name", ["MALLOC_MMAP_MAX_", ""])
 def test_freed_memory_is_kept_unless_the_environment_says_otherwise(monkeypatch, name):
     asked = []

@@ -32,7 +32,8 @@ def outcome(layer, form, x, h, c):
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize(("steps", "batch"), [(1, 1), (5, 3)])
 def test_block_weights_are_what_the_blocks_compute_with(name, steps, batch):
-    """The streams take weights, the sequential form modules: same masks, same numbers."""
+    """The streams take weights, the sequential form modules: same masks, same numbers (by two
+    kernels, hence to rounding)."""
     torch.manual_seed(0)
     layer = SparseLSTM(**LAYERS[name])
     d = 1 + layer.bidirectional
@@ -45,7 +46,7 @@ def test_block_weights_are_what_the_blocks_compute_with(name, steps, batch):
                   layer.block_weights(index))
              for index, ((i0, i1), (o0, o1)) in enumerate(layer.composition.ranges)]
     for whole, parts in zip((y, hn, cn), zip(*found, strict=True), strict=True):
-        assert torch.equal(whole, torch.cat(parts, -1))
+        torch.testing.assert_close(whole, torch.cat(parts, -1), rtol=2e-6, atol=2e-6)
 
 
 def test_choice():

@@ -164,18 +164,7 @@ def test_byte_order_mark_is_no_word(tmp_path):
     assert Corpus.read(tmp_path / "texts").words == words
 
 
-def no_bfloat16_lstm() -> bool:
-    """oneDNN's needs a processor with AVX-512."""
-    try:
-        with torch.autocast("cpu", torch.bfloat16):
-            torch.nn.LSTM(4, 4)(torch.zeros(1, 1, 4))
-    except RuntimeError:
-        return True
-    return False
-
-
-@pytest.mark.parametrize("precision", ["64", pytest.param("bf16-mixed", marks=pytest.mark.skipif(
-    no_bfloat16_lstm(), reason="PyTorch has no bfloat16 LSTM for this processor"))])
+@pytest.mark.parametrize("precision", ["64", "bf16-mixed"])
 def test_precisions(tmp_path, precision):
     """Both train; double precision is double all the way, and resumes exactly too."""
     write_texts(tmp_path / "texts")
