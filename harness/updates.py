@@ -5,7 +5,9 @@ Elsewhere everything is read at once. So the numbers are the same, and so is wha
 in the same order; on a GPU it is done some updates later.
 """
 
+from argparse import Namespace
 from collections.abc import Callable
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -15,14 +17,18 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from harness import machine
+from harness.forecast import Forecast
 
 # An optimiser that has one of these looks at its `found_inf`: torch's fused ones, and common.asgd's
 MASKED = ("_step_supports_amp_scaling", "reads_found_inf")
 
 
 class Updates:
-    """The part of Keeper that an update calls. It has `run`, `fabric` and `waiting`."""
+    """The part of Keeper that an update calls. It has `args`, `writes`, `run`, `fabric` and
+    `waiting`."""
 
+    args: Namespace
+    writes: bool
     run: Any
     fabric: Fabric
     waiting: "Waiting"
@@ -56,6 +62,13 @@ class Updates:
     def step(self, optimizer) -> None:
         """The update, unless its loss or gradient, or that of one before, was not finite."""
         self.waiting.step(optimizer)
+        if self.writes and self.fabric.is_global_zero:
+            self.forecast.update(self.run)
+
+    @cached_property
+    def forecast(self) -> Forecast:
+        """Says how long the run will take."""
+        return Forecast(self.args, self.fabric.device)
 
 
 class Waiting:
