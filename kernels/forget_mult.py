@@ -69,7 +69,7 @@ def _backend(f, x):
     """The pair (forward, backward) for these tensors' device."""
     if library.available(f, x):
         return _compiled_forward, _compiled_backward
-    if f.is_cuda and _has_triton():
+    if f.is_cuda and has_triton():
         # Imported here, so that a machine without a GPU never imports Triton.
         from kernels import forget_mult_triton
 
@@ -78,12 +78,13 @@ def _backend(f, x):
 
 
 @functools.cache
-def _has_triton():
+def has_triton() -> bool:
+    """Is Triton installed? Warns, once, if it is not."""
     found = importlib.util.find_spec("triton") is not None
     if not found:
         warnings.warn(
-            "kernels: Triton is not installed, so QRNN layers launch one small GPU operation per "
-            "time step. Install `triton` to avoid that.",
+            "kernels: Triton is not installed, so a GPU gets many small operations in place of a few "
+            "(QRNN, TrellisNet, TNN). Install `triton` to avoid that.",
             stacklevel=2,
         )
     return found

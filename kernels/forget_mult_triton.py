@@ -57,7 +57,9 @@ def _backward_kernel(
 def _launch(kernel, f, c0, *arrays):
     T, N = len(f), f[0].numel()
     total = tl.float64 if f.dtype == torch.float64 else tl.float32
-    options = {"HAS_C0": c0 is not None, "SUM": total, "BLOCK": BLOCK, "num_warps": 2}
+    # A warp for each 32 columns: then no thread needs another's numbers, and the loop over time has
+    # no barrier.
+    options = {"HAS_C0": c0 is not None, "SUM": total, "BLOCK": BLOCK, "num_warps": BLOCK // 32}
     with torch.cuda.device_of(f):  # Triton launches on the current device, which need not be f's
         kernel[(triton.cdiv(N, BLOCK),)](*arrays, T, N, **options)
 

@@ -26,33 +26,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from kernels.product import product
-
-
-class _Product:
-    """x -> x w^T for a w (out, in) that is used many times."""
-
-    def __init__(self, weight: Tensor, rows: int):
-        self.weight, self.packed = weight, None
-        if weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16):
-            self.packed = _packed(weight, rows)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.packed is not None:
-            return torch.ops.mkldnn._linear_pointwise(x, self.packed, None, "none", [], "")
-        return product(x, self.weight.t())
-
-
-def _packed(weight: Tensor, rows: int) -> Tensor | None:
-    """The weight in oneDNN's own order, or None where this PyTorch cannot: it saves a copy in every
-    product and is 8 % faster at word PTB's sizes. (torch.compile packs frozen weights like that.)
-    """
-    try:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-        torch.ops.mkldnn._linear_pointwise(weight[:1], packed, None, "none", [], "")
-        return packed
-    except (AttributeError, RuntimeError):
-        return None
+from kernels.product import add_product_, packed_weight, product, product_with_packed
 
 
 def joined_rows(kernel: int, d: int, start: int, rows: int, start_x: int
@@ -90,16 +64,30 @@ class DilatedProducts:
     def __init__(self, weight: Tensor, dtype: torch.dtype):
         self.shape, self.sum_dtype = weight.shape, torch.promote_types(dtype, torch.float32)
         self.weight = weight.permute(2, 0, 1).to(dtype).contiguous()           # (k, out, in)
-        self.products: dict[tuple[int, bool], _Product] = {}
+        self.packed: dict[tuple[int, bool], Tensor | None] = {}
         self.grad: Tensor | None = None
         self.queue: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.weight]
 
     def product(self, tap: int, x: Tensor, transposed: bool = False) -> Tensor:
         """Rows times one tap's matrix: x W_j^T, or transposed x W_j."""
-        if (tap, transposed) not in self.products:
-            weight = self.weight[tap].t() if transposed else self.weight[tap]
-            self.products[tap, transposed] = _Product(weight, len(x))
-        return self.products[tap, transposed](x)
+        weight, packed = self.weights(tap, len(x), transposed)
+        return product(x, weight.t()) if packed is None else product_with_packed(x, packed)
+
+    def add_product(self, into: Tensor, tap: int, x: Tensor, transposed: bool = False) -> None:
+        """into += product(tap, x), if the library can in one operation."""
+        weight, packed = self.weights(tap, len(x), transposed)
+        if packed is None and into.dtype == weight.dtype:
+            add_product_(into, x, weight.t())
+        else:
+            into += self.product(tap, x, transposed)
+
+    def weights(self, tap: int, rows: int, transposed: bool) -> tuple[Tensor, Tensor | None]:
+        """One tap's matrix (out, in), and packed, if products of so many rows are done so. All
+        levels use the same."""
+        weight = self.weight[tap].t() if transposed else self.weight[tap]
+        if (tap, transposed) not in self.packed:
+            self.packed[tap, transposed] = packed_weight(weight, rows)
+        return weight, self.packed[tap, transposed]
 
     def joined(self, y: Tensor, start: int, x: Tensor, start_x: int, d: int
                ) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -110,12 +98,12 @@ class DilatedProducts:
     def forward(self, y: Tensor, start: int, x: Tensor, start_x: int, d: int) -> None:
         """y += conv(x)."""
         for tap, y_rows, x_rows in self.joined(y, start, x, start_x, d):
-            y_rows += self.product(tap, x_rows)
+            self.add_product(y_rows, tap, x_rows)
 
     def backward_input(self, dy: Tensor, start: int, dx: Tensor, start_x: int, d: int) -> None:
         """dx += the gradient with respect to x."""
         for tap, dy_rows, dx_rows in self.joined(dy, start, dx, start_x, d):
-            dx_rows += self.product(tap, dy_rows, transposed=True)
+            self.add_product(dx_rows, tap, dy_rows, transposed=True)
 
     def backward_weight(self, dy: Tensor, start: int, x: Tensor, start_x: int, d: int) -> None:
         """Adds to the gradient with respect to the weight."""
@@ -127,7 +115,7 @@ class DilatedProducts:
         if self.grad is None:
             self.grad = torch.zeros_like(self.weight, dtype=self.sum_dtype)
         if self.grad.dtype == self.weight.dtype:
-            self.grad[tap].addmm_(dy_rows.t(), x_rows)
+            add_product_(self.grad[tap], dy_rows.t(), x_rows)
             return
         # A sum in a wider type is a pass of its own over the gradient: one for several levels.
         self.queue[tap].append((dy_rows, x_rows))

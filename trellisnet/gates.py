@@ -9,6 +9,8 @@ import functools
 import torch
 from torch import Tensor
 
+from kernels.forget_mult import has_triton
+
 _through_sigmoid = torch.ops.aten.sigmoid_backward
 _through_tanh = torch.ops.aten.tanh_backward
 
@@ -16,6 +18,10 @@ _through_tanh = torch.ops.aten.tanh_backward
 def gates_forward(a: Tensor, c_below: Tensor, mask: Tensor | None, dtype: torch.dtype
                   ) -> tuple[Tensor, Tensor, Tensor]:
     """The gates (they may take the place of a), c and the masked h."""
+    if on_gpu(a):
+        from kernels import gates_triton
+
+        return gates_triton.forward(a, c_below, mask, dtype)
     size = c_below.shape[-1]
     if torch.compiler.is_compiling():
         i, o, g, f = a.split(size, -1)
@@ -33,12 +39,22 @@ def gates_forward(a: Tensor, c_below: Tensor, mask: Tensor | None, dtype: torch.
 def gates_backward(gates: Tensor, c_below: Tensor, c: Tensor, mask: Tensor | None, dh: Tensor,
                    dc: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """From the gradients of h (not masked) and c: those of a and c_below; and again masked h."""
+    if on_gpu(gates):
+        from kernels import gates_triton
+
+        return gates_triton.backward(gates, c_below, c, mask, dh, dc, dtype)
     i, o, g, f = gates.split(c.shape[-1], -1)
     tanh_c = c.tanh()
     dc = dc + _through_tanh(dh * o, tanh_c)
     da = torch.cat([_through_sigmoid(dc * g, i), _through_sigmoid(dh * tanh_c, o),
                     _through_tanh(dc * i, g), _through_sigmoid(dc * c_below, f)], -1)
     return da, dc * f, _hidden(o, tanh_c, mask).to(dtype)
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Is there a Triton kernel for it? One pass over memory then, as torch.compile makes it on a
+    CPU."""
+    return x.is_cuda and not torch.compiler.is_compiling() and has_triton()
 
 
 def _hidden(o: Tensor, tanh_c: Tensor, mask: Tensor | None) -> Tensor:

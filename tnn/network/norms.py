@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import Function
 
+from kernels import rms_norm
 from kernels.second_derivatives import plain_gradients, shadow
 from tnn.network.toeplitz import HALF
 
@@ -14,9 +15,7 @@ def rms_normalized(x: Tensor) -> Tensor:
     """x / (root mean square of x + 1e-8) over the last axis; computed in float32 for half
     precision, where 1e-8 is zero. The zero vector stays zero, with gradient 1e8 (the norm's
     derivative there is taken as 0): see the README on the masked language model's first steps."""
-    wide = x.float() if x.dtype in HALF else x
-    rms = wide.norm(dim=-1, keepdim=True) * wide.shape[-1] ** -0.5
-    return (wide / (rms + EPS)).to(x.dtype)
+    return rms_norm.rms_normalized(x, EPS)
 
 
 class SimpleRMSNorm(nn.Module):
