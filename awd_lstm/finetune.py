@@ -59,7 +59,12 @@ from awd_lstm.training import (
     upgrade,
     validate,
 )
-from awd_lstm.vocabulary import dictionary_of, model_with_words_of, texts_of_model
+from awd_lstm.vocabulary import (
+    dictionary_of,
+    model_with_words_of,
+    of_other_texts,
+    texts_of_model,
+)
 from common.asgd import averaged, non_monotone
 from harness.endings import BadInput, bad_input
 from harness.keeper import Keeper
@@ -89,6 +94,8 @@ def texts_and_model(args: argparse.Namespace, keeper: Keeper):
     rates = {name: getattr(args, name) for name in toolkit.DROPOUTS}
     with bad_input("--save: "):
         model, criterion, facts = load_model(args.save, rates)
+    if of_other_texts(keeper, corpus):
+        return corpus, model, criterion
     file = facts, model.ntoken, f"--save {args.save}"
     known = dictionary_of(*file)
     if known is not None and args.vocabulary == "data":

@@ -80,7 +80,7 @@ from harness.places import name_by_time
 def build(args: argparse.Namespace, keeper: Keeper) -> Run:
     """Texts, model, loss and optimiser, as at the start of the run."""
     corpus = load_corpus(args.data, keeper.fabric)
-    known = words_of_start(keeper)
+    known = words_of_start(keeper, corpus)
     if known and args.vocabulary == "model":
         corpus = texts_in_words_of(known, corpus, args.data, keeper.say)
     keeper.say("Loading cached dataset..." if corpus.cached else "Producing dataset...")

@@ -29,10 +29,16 @@ def dictionary_of(content: dict, ntoken: int, what: str) -> Dictionary | None:
     return None if words is None else Dictionary(words)
 
 
-def words_of_start(keeper: Keeper) -> Dictionary | None:
+def of_other_texts(keeper: Keeper, corpus: Corpus) -> bool:
+    """Is the run that --resume continues of other texts? The Keeper will refuse it by file name."""
+    then = (keeper.found or {}).get("inputs")
+    return bool(then) and then != corpus.digests
+
+
+def words_of_start(keeper: Keeper, corpus: Corpus) -> Dictionary | None:
     """The words of the model or the run that --resume names; None if it lists none."""
     content = keeper.weights or keeper.found
-    if content is None or "word_list" not in content:
+    if content is None or "word_list" not in content or of_other_texts(keeper, corpus):
         return None
     sizes = content["config"]  # ntokens in scratch/
     return dictionary_of(content, sizes.get("ntoken", sizes.get("ntokens")),

@@ -42,7 +42,11 @@ def words_of(found: dict) -> list[str] | None:
 def texts_in_words_of(found: dict | None, corpus: Corpus, args: Namespace,
                       say: Callable[[str], None]) -> Corpus:
     """The texts of --data with the words of the model or state that a run starts from; tells which
-    of theirs it does not know. Raises BadInput if it has no <unk> for them."""
+    of theirs it does not know. Raises BadInput if it has no <unk> for them. A state of other texts
+    changes nothing: the Keeper will refuse it by file name."""
+    then = (found or {}).get("inputs")
+    if then and then != corpus.digests:
+        return corpus
     with bad_input(f"--load {args.load}: " if args.load else "--resume: "):
         words = words_of(found) if found else None
     if words is None or words == corpus.words:

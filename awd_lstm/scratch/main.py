@@ -159,7 +159,7 @@ def build(args: argparse.Namespace, keeper: Keeper, kind: type[Run] = Run) -> Ru
     corpus = load_corpus(args.data, fabric)
     if args.finetune:
         model, criterion, corpus = trained_model(args, corpus, keeper.say)
-    elif known := words_of_start(keeper):
+    elif known := words_of_start(keeper, corpus):
         corpus = texts_in_words_of(known, corpus, args.data, keeper.say)
     train_data = columns_of(corpus, "train", args.batch_size, device,
                             f"{LONGER} or a smaller --batch_size", rows=3)

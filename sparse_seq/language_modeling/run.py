@@ -23,7 +23,7 @@ from sparse_seq.language_modeling.model import Hidden, LanguageModel, TrainingLo
 from sparse_seq.language_modeling.utils import batchify
 from sparse_seq.rnn import SparseLSTM
 from sparse_seq.weights import FORMAT, is_ours, load_weights, weights_of
-from texts.vocabulary import pack, sentence_about, words_in_file
+from texts.vocabulary import UnknownWords, pack, sentence_about, words_in_file
 
 HERE = Path(__file__).resolve().parent
 NOTHING_STORED = 1e8              # "best validation loss" before the first
@@ -137,8 +137,13 @@ def load_corpus(args: Namespace, keeper: Keeper, words: list[str] | None = None)
     name = {"penn": "ptb", "wikitext-2": "wt2", "pydoc": "pydoc"}.get(Path(args.data).name)
 
     def load() -> Corpus:
-        return (Corpus.read(args.data, args.ordering) if words is None
-                else Corpus.read_with(words, args.data))
+        try:
+            return (Corpus.read(args.data, args.ordering) if words is None
+                    else Corpus.read_with(words, args.data))
+        except UnknownWords:
+            if not keeper.found:
+                raise
+            return Corpus.read(args.data, args.ordering)  # for the Keeper to refuse by file name
     corpus = load_in_turn(keeper.fabric, load, "--data",
                           f"./getdata.sh {name} fetches it" if name else "")
     if corpus.unknown:
