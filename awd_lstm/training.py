@@ -83,6 +83,10 @@ class Run:
         """Has NT-ASGD switched to averaged SGD?"""
         return isinstance(self.optimizer, ASGD)
 
+    def epoch_share(self) -> float:
+        """How far the run is in its epoch, from 0 to 1."""
+        return self.progress.i / len(self.train_data)
+
     def count(self, loss: float) -> None:
         """One more batch, with its cross entropy."""
         self.progress.total += loss

@@ -90,6 +90,10 @@ class TextRun(Run):
         if recipe.say_sizes:
             keeper.say(f"{train.size()} {self.valid.size()}")
 
+    def epoch_share(self) -> float:
+        """How far the run is in its epoch, from 0 to 1."""
+        return self.progress.batch * self.recipe.train.stride / len(self.train)
+
     def own(self) -> dict:
         return {} if self.hidden is None else {"hidden": self.hidden}
 

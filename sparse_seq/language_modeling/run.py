@@ -96,6 +96,10 @@ class Run:
         """Is this averaged SGD?"""
         return isinstance(self.optimizer, ASGD)
 
+    def epoch_share(self) -> float:
+        """How far the run is in its epoch, from 0 to 1."""
+        return self.progress.i / self.rows
+
     def state(self) -> dict:
         return {"model": self.model.state_dict(), **optimizer_content(self),
                 "vocabulary": self.corpus.digest(), "word_list": pack(self.corpus.words)}

@@ -63,6 +63,10 @@ class Run:
     def inputs(self) -> dict[str, str]:
         return self.task.inputs
 
+    def epoch_share(self) -> float:
+        """How far the run is in its epoch, from 0 to 1."""
+        return self.progress.batch * self.args.batch_size / len(self.task.train)
+
     def state(self) -> dict:
         scaler = machine.scaler_of(self.fabric)
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
