@@ -20,8 +20,8 @@ endif
 .PHONY: demo-trellisnet
 demo-trellisnet: setup data-pydoc data-digits  ## the demo's TrellisNet alone
 	@rm -rf runs/demo/words-trellisnet runs/demo/digits-trellisnet
-	$(trellis-demo) words-trellisnet main -- trellisnet/word_PTB/word_ptb.py --data data/pydoc --emsize 64 \
-		--nout 64 --nhid 96 --nlevels 8 --horizon 8 --seq_len 72 --batch_size 32 --aux_freq 4 \
+	$(trellis-demo) words-trellisnet main -- trellisnet/word_PTB/word_ptb.py --data data/pydoc --emsize 48 \
+		--nout 48 --nhid 64 --nlevels 6 --horizon 6 --seq_len 70 --batch_size 32 --aux_freq 8 \
 		--dropout 0.2 --dropouti 0.2 --wdrop 0.2 --dropouth 0.1 --epochs 1 --log-interval 10
 	$(trellis-demo) words-trellisnet generate --artifact generated.txt -- trellisnet/generate.py \
 		--load Trellis_wordPTB.pt --data data/pydoc --words 100 --prompt "return the" --top-k 100 \
@@ -31,7 +31,7 @@ demo-trellisnet: setup data-pydoc data-digits  ## the demo's TrellisNet alone
 		--data data/digits --no-permute --nhid 40 --nlevels 7 --dilation 1 1 2 4 8 16 32 \
 		--lr 1e-2 --dropout 0 --dropouti 0.1 --epochs 12 --log-interval 10
 
-trellis-demo = $(call DEMO,trellis-ptb,"96 channels and 8 levels in place of 1000 and 58; 1 epoch")
+trellis-demo = $(call DEMO,trellis-ptb,"64 channels and 6 levels in place of 1000 and 58; 1 epoch")
 
 .PHONY: reproduce-trellis-ptb
 reproduce-trellis-ptb: setup $(call trellis-data,data-ptb)  ## TrellisNet, PTB (57.0)
