@@ -79,13 +79,19 @@ def build(name: str, steps: list[dict], unfinished: list[str], rows: list[list[s
     runs: dict[str, list[dict]] = {}
     for step in steps:
         runs.setdefault(step["row"], []).append(step)
-    made_with = [f"{provenance.describe(step['hardware'])}; {provenance.versions_of(step)}; "
-                 f"commit {provenance.commit_of(step)}" for step in steps]
     return environment.get_template("demo_page.html.j2").render(
         headline=headline(name, steps, unfinished, len(runs)), is_demo=name == "demo",
-        ended=steps[-1]["date"][:16].replace("T", " "), made_with=list(dict.fromkeys(made_with)),
+        ended=steps[-1]["date"][:16].replace("T", " "), made_with=made_with(steps),
         unfinished=unfinished, head=HEAD, rows=rows,
         cards=[card(row, run, lines) for row, run in runs.items()])
+
+
+def made_with(steps: list[dict]) -> str:
+    """Machines and versions, each once, and the commits."""
+    machines = dict.fromkeys(f"{provenance.describe(step['hardware'])}; "
+                             f"{provenance.versions_of(step)}" for step in steps)
+    commits = dict.fromkeys(provenance.commit_of(step) for step in steps)
+    return "; ".join([*machines, f"commit{'s' if len(commits) > 1 else ''} {', '.join(commits)}"])
 
 
 def headline(name: str, steps: list[dict], unfinished: list[str], runs: int) -> str:
@@ -140,7 +146,8 @@ def loss_figure(lines: list[tuple[str, training_curve.Points]], base: Baseline |
                                "training loss, nats", "updates", size=(6.4, 3.4))
         if base:
             figure.axes[0].axhline(base.loss, color=plots.GREY, linestyle="--", linewidth=1.2)
-            figure.axes[0].annotate(base.name, (1, base.loss), xytext=(-2, 4), ha="right",
+            # below the line at the left: where a falling curve is not
+            figure.axes[0].annotate(base.name, (0, base.loss), xytext=(4, -12),
                                     xycoords=("axes fraction", "data"), color=plots.GREY,
                                     textcoords="offset points")
         return figure

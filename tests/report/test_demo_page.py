@@ -143,7 +143,7 @@ def test_any_number_of_runs(tmp_path, capsys, runs):
     assert [a["href"] for a in page.all("a")][:runs] == [f"#{i}" for i in ids]
     assert "Runs: " in page.text
     assert "seconds of training" not in page.text  # that is said of the demo alone
-    assert "auto-fill" in text  # one card keeps a card's width
+    assert "columns: 2 440px" in text  # one card keeps a card's width
 
 
 def test_every_figure_has_a_caption_a_text_alternative_and_named_axes(tmp_path, capsys):
