@@ -74,7 +74,7 @@ report: setup  ## results/README.md from the recorded runs
 	$(PY) -m report
 
 # -------------------------------------------------------------------------------------- data
-.PHONY: data-digits data-mnist data-cifar10 data-pydoc data-ptb data-ptbc data-wt2 data-wt103 data-enwik8 data-all
+.PHONY: data-digits data-mnist data-cifar10 data-pydoc data-ptb data-ptbc data-wt2 data-wt103 data-enwik8 data-trellis-weights data-all
 data-pydoc: setup  ## embedded text (words, characters): docstrings of the standard library
 	@$(PY) -m getdata pydoc pydoc-char > /dev/null
 
@@ -95,6 +95,8 @@ data-wt103: setup  ## WikiText-103
 	$(PY) -m getdata wt103
 data-enwik8: setup  ## enwik8 (Hutter Prize)
 	$(PY) -m getdata enwik8
+data-trellis-weights: setup  ## the weights that TrellisNet's authors released
+	$(PY) -m getdata trellis-weights
 data-all: setup  ## all five texts of the LSTM/QRNN toolkit
 	$(PY) -m getdata
 

@@ -16,7 +16,9 @@ Address = collections.namedtuple("Address", "place archive listed")
 
 
 def base_name(address):
-    """Return the file name at the end of a URL or of ARCHIVE!MEMBER."""
+    """Return the file name at the end of a URL, of ARCHIVE!MEMBER or of URL#NAME."""
+    if "#" in address:  # a URL that does not tell the name
+        return address.rpartition("#")[2]
     return unquote(address.rpartition("!")[2].rpartition("/")[2])
 
 

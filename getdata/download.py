@@ -2,7 +2,8 @@
 
 Everything here raises AddressFailed when the address does not give the file, so that the next one
 can be tried. `facts` says what is known of the file: bytes, if only one size is right, largest, the
-most that any right file can have, and its checksums.
+most that any right file can have, its checksums, and asks: whether the host may ask to confirm the
+download on a web page first.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import os
 import time
 
 from getdata.checksums import BLOCK, is_known, lacking_space, size_of
+from getdata.confirmation import LARGEST_PAGE, confirmed
 from getdata.errors import FULL, AddressFailed, ConnectionLost, Unreachable, WrongFile
 from getdata.parts import discard, open_part, tidy, validator_path
 from getdata.watched import Watched
@@ -49,11 +51,13 @@ def stream(url, part, facts, timeout):
         headers["Range"] = f"bytes={start}-"
         if tag.exists():
             headers["If-Range"] = tag.read_text(encoding="latin-1")
-    with Watched(exchange(url, headers, timeout)) as steps:
+    asks = facts.get("asks", False)
+    wait = (4 if asks else 2) * timeout  # one to connect, one for the headers; twice, if asked
+    with Watched(exchange(url, headers, timeout, asks)) as steps:
         try:
-            response = steps.next(2 * timeout)  # one to connect, one for the headers
+            response = steps.next(wait)
         except TimeoutError:
-            raise AddressFailed(f"no answer within {2 * timeout:g} s") from None
+            raise AddressFailed(f"no answer within {wait:g} s") from None
         if response.status_code == 416 and start:
             if response.headers.get("Content-Range", "") == f"bytes */{start}":
                 return True  # it was complete
@@ -63,13 +67,22 @@ def stream(url, part, facts, timeout):
     return stream(url, part, facts, timeout)
 
 
-def exchange(url, headers, timeout):
-    """Yield the response, then the blocks of its body as they arrive. Raises AddressFailed."""
+def exchange(url, headers, timeout, asks=False):
+    """Yield the response, then the blocks of its body as they arrive; asks: that to the second
+    request, if the first is answered with a page to confirm. Raises AddressFailed."""
     import requests
     from urllib3.exceptions import HTTPError
 
     try:
-        response = requests.get(url, stream=True, timeout=timeout, headers=headers)
+        with requests.Session() as session:  # keeps the page's cookies
+            response = session.get(url, stream=True, timeout=timeout, headers=headers)
+            if asks and is_page(response):
+                with response:
+                    text = response.raw.read(LARGEST_PAGE).decode("utf-8", "replace")
+                target = confirmed(response.url, text, session.cookies.get_dict())
+                response = session.get(target, stream=True, timeout=timeout, headers=headers)
+    except AddressFailed:
+        raise
     except (OSError, HTTPError, http.client.HTTPException, ValueError) as error:
         # RequestException is an OSError; a redirect to nonsense raises what it likes
         raise failure(error, timeout) from error
@@ -127,13 +140,19 @@ def check_answer(response, start):
     """Return where the body begins: at start, or at 0 if the server sends the whole file."""
     if response.status_code not in (200, 206):
         raise AddressFailed(f"HTTP {response.status_code}")
-    if response.headers.get("Content-Type", "").startswith("text/html"):
+    if is_page(response):
         raise WrongFile("answered with a web page instead of the file")
     if response.status_code == 200:
         return 0
     if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
         raise WrongFile("answered with another range than asked for")
     return start
+
+
+def is_page(response):
+    """Tell whether the answer is a web page."""
+    return response.status_code == 200 and response.headers.get("Content-Type", "").startswith(
+        "text/html")
 
 
 def expected_size(response, start, facts):

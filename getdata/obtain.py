@@ -7,7 +7,7 @@ import os
 import pathlib
 
 from getdata.addresses import by_hand, known_dead, offline, online, part_path, remember_dead
-from getdata.checksums import is_known, largest_right, size_of
+from getdata.checksums import checksums, is_known, largest_right, size_of
 from getdata.download import download_checked
 from getdata.errors import AddressFailed, GetDataError, WrongFile
 from getdata.parts import tidy, validator_path
@@ -115,4 +115,6 @@ def obtain(name, entry, files, folder, job):
             lines = [f"{name}: no address gave {file['to']}", *dict.fromkeys(failures)]
             raise GetDataError("\n".join([*lines, by_hand(name, entry, file, job)]))
         if not is_known(file) and not is_known(job.archives.get(address.archive, {})):
-            print(f"{name}: {file['to']}: no checksum is published; used unverified")
+            sha256 = checksums(folder / file["to"])["sha256"]
+            print(f"{name}: {file['to']}: no checksum is published; used unverified "
+                  f"(sha256 {sha256})")

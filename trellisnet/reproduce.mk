@@ -74,3 +74,20 @@ reproduce-trellis-scifar: setup $(call trellis-images,data-cifar10)  ## sequenti
 	$(call trellis-run,trellis-scifar,Trellis_seqMNIST_CIFAR) \
 		trellisnet/seq_MNIST_CIFAR/seq_mnist_cifar.py --cifar --no-permute $(trellis-digits)
 	$(call trellis-finish,trellis-scifar)
+
+# The released weights, which the row's default flags fit: what the row ends with, without training.
+trellis-pretrained = $(RECORD) run $(1)-pretrained eval --like $(1) \
+	--shrunk "pretrained, evaluated here" --
+trellis-evaluated = $(RECORD) finish $(1)-pretrained eval
+
+.PHONY: pretrained-trellis-ptb
+pretrained-trellis-ptb: setup data-ptb data-trellis-weights  ## the released TrellisNet on PTB, evaluated here
+	$(call trellis-pretrained,trellis-ptb) trellisnet/word_PTB/word_ptb.py \
+		--load_weight data/trellis-weights/trellisnet_ptb.pkl --eval
+	$(call trellis-evaluated,trellis-ptb)
+
+.PHONY: pretrained-trellis-ptbc
+pretrained-trellis-ptbc: setup data-ptb data-trellis-weights  ## the same, PTB characters
+	$(call trellis-pretrained,trellis-ptbc) trellisnet/char_PTB/char_ptb.py \
+		--load_weight data/trellis-weights/trellisnet_ptbc.pkl --eval
+	$(call trellis-evaluated,trellis-ptbc)
