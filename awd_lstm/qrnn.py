@@ -9,15 +9,8 @@ from torch import Tensor, nn
 
 from kernels.forget_mult import HALF, forget_mult
 from kernels.library import exporting
-from kernels.product import linear
+from kernels.product import Linear
 from kernels.qrnn_gates import qrnn_gates
-
-
-class Linear(nn.Linear):
-    """torch.nn.Linear, on the CPU with the faster matrix product: (...,I) -> (...,O)."""
-
-    def forward(self, x):
-        return linear(x, self.weight, self.bias)
 
 
 class ForgetMult(nn.Module):

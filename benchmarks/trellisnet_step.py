@@ -31,7 +31,8 @@ import torch.nn.functional as F
 
 from harness.machine import keep_freed_memory
 from kernels.product import product
-from trellisnet.levels import compiled_gates, trellis_levels
+from trellisnet.gates import compiled_gates
+from trellisnet.levels import trellis_levels
 
 FULL = dict(emsize=400, hidden=1400, nout=400, levels=58, length=110, start=58, batch=4,
             aux_levels=(11, 23, 35, 47), kernel=2)  # word_ptb.py's defaults, 1000 + 400 channels

@@ -65,6 +65,28 @@ def rounded_product(a: Tensor, b: Tensor) -> Tensor:
     return (a.bfloat16() @ b.bfloat16()).float()
 
 
+def packed_weight(weight: Tensor, rows: int) -> Tensor | None:
+    """A weight (O,I), float32 or bfloat16, in oneDNN's own order, for many products of about so
+    many rows; None where oneDNN is not to compute them. It saves a copy in every product, 8 % at
+    880 rows and 4000 x 1000 weights. (torch.compile packs frozen weights like that.)"""
+    if weight.device.type != "cpu" or rows * weight.numel() < LARGE:
+        return None
+    if not ((weight.dtype == torch.float32 and _onednn_linear() is not None)
+            or (weight.dtype == torch.bfloat16 and cpu.bf16_pays())):
+        return None
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        product_with_packed(weight[:1], packed)
+        return packed
+    except (AttributeError, RuntimeError):
+        return None
+
+
+def product_with_packed(x: Tensor, packed: Tensor) -> Tensor:
+    """x (N,I) times a packed weight's transpose -> (N,O); not differentiable."""
+    return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+
+
 class _Product(Function):
     """oneDNN's product has no gradient of its own."""
 

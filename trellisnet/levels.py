@@ -48,16 +48,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function
 
+from kernels.product import product
 from kernels.second_derivatives import plain_gradients
 from trellisnet.dilated_products import DilatedProducts, FirProducts
-from trellisnet.gates import compiled_gates, gates_backward, gates_forward
+from trellisnet.gates import gates_backward, gates_forward
 from trellisnet.level_plan import Plan, first_positions
 from trellisnet.levels_plain import trellis_plain
 
-__all__ = ["compiled_gates", "trellis_levels"]
 
-
-@torch.compiler.disable  # packed weights cannot be traced; to compile the gates there is fuse
 def trellis_levels(x: Tensor, weight1: Tensor, weight2: Tensor, bias: Tensor, h0: Tensor,
                    c0: Tensor, mask: Tensor | None, dilations: tuple, nout: int, start: int = 0,
                    aux_levels: tuple = (), *, checkpoint: int = 0, fir: bool = False, fuse=None
@@ -84,9 +82,12 @@ def trellis_levels(x: Tensor, weight1: Tensor, weight2: Tensor, bias: Tensor, h0
         N, nout), and h and c (N, H) of the top level at the last step.
 
     Under autocast the products are in its dtype; gates, cell and sums stay in float32. Second
-    derivatives are those of `trellis_plain`, at its cost.
-    Raises ValueError for `fir` with another kernel size than 2.
+    derivatives are those of `trellis_plain`. ValueError for `fir` with another kernel size than 2.
     """
+    if torch.compiler.is_compiling():  # packed weights cannot be traced; to compile there is fuse
+        return torch.compiler.disable(trellis_levels)(
+            x, weight1, weight2, bias, h0, c0, mask, dilations, nout, start, aux_levels,
+            checkpoint=checkpoint, fir=fir, fuse=fuse)
     kernel = weight2.shape[2]
     if fir and kernel != 2:
         raise ValueError(f"fir needs a kernel of 2 taps, not {kernel}")
@@ -106,7 +107,6 @@ def trellis_levels(x: Tensor, weight1: Tensor, weight2: Tensor, bias: Tensor, h0
 
 class _How(NamedTuple):
     """How the levels are computed, apart from their positions."""
-
     dtype: torch.dtype  # of the matrix products
     fir: bool
     gates_forward: Callable
@@ -345,6 +345,6 @@ class _Backward:
             return
         w2 = self.forward.w2
         for tap, da in enumerate(self.da_initial.to(self.how.dtype)):
-            self.dh0 += self.forward.masked(da @ w2.weight[tap])
+            self.dh0 += self.forward.masked(product(da, w2.weight[tap]))
             if self.wanted[2]:
                 w2.add_weight_grad(tap, da, self.forward.masked_h0)

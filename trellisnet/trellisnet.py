@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from common.dropout import check_rate, dropout_mask
 from kernels.library import exporting
+from trellisnet.gates import compiled_gates
 from trellisnet.last_output import strides, trellis_last
-from trellisnet.levels import compiled_gates, trellis_levels
+from trellisnet.levels import trellis_levels
 from trellisnet.levels_plain import trellis_plain
 
 Hidden = tuple[Tensor, Tensor]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.splitcross import SplitCrossEntropyLoss
+from kernels.product import linear
 
 Hidden = tuple[list[Tensor], list[Tensor]]  # (h of every layer, c of every layer), each (B, out)
 
@@ -37,7 +38,7 @@ class LSTMCell(nn.Module):
 
     def step(self, Wx: Tensor, h: Tensor, c: Tensor, U: Tensor | None = None):
         """The same after the product with the input: Wx (B, 4*out)."""
-        Uh = F.linear(h, self.h2h.weight if U is None else U, self.h2h.bias)  # (B, 4*out)
+        Uh = linear(h, self.h2h.weight if U is None else U, self.h2h.bias)  # (B, 4*out)
         i, f, o, c_new = (Wx + Uh).chunk(4, dim=1)                            # (B, out) each
         c = torch.sigmoid(i) * torch.tanh(c_new) + torch.sigmoid(f) * c
         h = torch.sigmoid(o) * torch.tanh(c)
@@ -189,7 +190,8 @@ class AWD_LSTM(nn.Module):
         x = self.drop_inp(x, 0)
         for k, layer in enumerate(self.layers):
             U, steps = layer(), []
-            for Wx_t in layer.cell.i2h(x):                                    # (B, 4*out)
+            i2h = layer.cell.i2h
+            for Wx_t in linear(x, i2h.weight, i2h.bias):                      # (B, 4*out)
                 h[k], c[k] = layer.cell.step(Wx_t, h[k], c[k], U)
                 steps.append(h[k])
             raw = torch.stack(steps)                                          # (T, B, out)
@@ -235,5 +237,6 @@ class TrainingLoss(nn.Module):
         """Mean -log p(y) over the chunk: output (T, B, E), y (T, B)."""
         decoder = self.model.decoder
         if self.criterion is None:
-            return F.cross_entropy(decoder(output).flatten(0, 1), y.flatten())
+            logits = linear(output, decoder.weight, decoder.bias)
+            return F.cross_entropy(logits.flatten(0, 1), y.flatten())
         return self.criterion(decoder.weight, decoder.bias, output, y)

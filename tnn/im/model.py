@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from kernels.product import Linear, add_product, product
 from tnn.im.architectures import arguments_of
 from tnn.network.fused import gated_grid, silu_product
 from tnn.network.glu import GLU
@@ -52,9 +53,9 @@ def stacked_channels_first(tokens: Tensor, *layers: nn.Linear) -> Tensor:
     one product, and no transposition for what mixes along the tokens."""
     weight = torch.cat([layer.weight for layer in layers])
     if layers[0].bias is None:
-        return weight @ tokens.t()
+        return product(weight, tokens.t())
     bias = torch.cat([layer.bias for layer in layers])
-    return torch.addmm(bias.unsqueeze(1), weight, tokens.t())
+    return add_product(bias.unsqueeze(1), weight, tokens.t())
 
 
 def stacked_matrices(toeps: list[Tno], n: int) -> Tensor:
@@ -199,7 +200,7 @@ class TnnVit(KeepingModule):
         height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
         self.num_classes, self.use_pos = num_classes, use_pos
         self.to_patch_embedding = nn.Sequential(
-            Patches(patch_size), nn.Linear(patch_size ** 2 * in_chans, embed_dim))
+            Patches(patch_size), Linear(patch_size ** 2 * in_chans, embed_dim))
         if use_pos:
             self.pos_embedding = nn.Parameter(torch.randn(
                 1, height // patch_size, width // patch_size, embed_dim))

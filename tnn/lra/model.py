@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from kernels.product import Linear
 from tnn.lra.norms import Norm
 from tnn.lra.token_mixers import MIXERS
 from tnn.network.fused import add_dropped, dropout, glu
@@ -126,7 +127,7 @@ class SequenceDecoder(nn.Module):
         if mode not in ("pool", "last", "first", "sum"):
             raise ValueError(f"decoder mode {mode!r} is not pool, last, first or sum")
         self.mode, self.use_lengths = mode, use_lengths
-        self.output_transform = nn.Linear(d, classes)
+        self.output_transform = Linear(d, classes)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         return self.output_transform(pooled(x, self.mode, lengths if self.use_lengths else None))
@@ -141,10 +142,10 @@ class Retrieval(nn.Module):
         act = named({"relu": nn.ReLU, "gelu": nn.GELU}, activation, "activation")
         self.nli = nli
         if nli:
-            layers = [nn.Linear(4 * d, hidden), act(), nn.Linear(hidden, classes)]
+            layers = [Linear(4 * d, hidden), act(), Linear(hidden, classes)]
         else:
-            layers = [nn.Linear(2 * d, hidden), act(), nn.Linear(hidden, hidden // 2), act(),
-                      nn.Linear(hidden // 2, classes)]
+            layers = [Linear(2 * d, hidden), act(), Linear(hidden, hidden // 2), act(),
+                      Linear(hidden // 2, classes)]
         self.classifier = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -174,7 +175,7 @@ def embedding(vocabulary: int | None, d_input: int | None, d: int) -> nn.Module:
         return nn.Embedding(vocabulary, d)
     if d_input is None:
         raise ValueError("a model needs a vocabulary or channels of pixels")
-    return nn.Linear(d_input, d)
+    return Linear(d_input, d)
 
 
 class LraModel(nn.Module):

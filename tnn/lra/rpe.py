@@ -4,6 +4,8 @@
 import torch
 from torch import Tensor, nn
 
+from kernels.product import Linear
+
 
 class RpeV4(nn.Module):
     """Positions (L, 1) -> coefficients (L, k): Linear(1, r), two stages ReLU, Linear(r, r), and a
@@ -16,10 +18,10 @@ class RpeV4(nn.Module):
     def __init__(self, dim: int, outdim: int, residual: bool = False, bias: bool = True):
         super().__init__()
         self.residual = residual
-        self.pos_proj = nn.Linear(1, dim, bias=bias)
-        self.pos1 = nn.Sequential(nn.ReLU(), nn.Linear(dim, dim, bias=bias))
-        self.pos2 = nn.Sequential(nn.ReLU(), nn.Linear(dim, dim, bias=bias))
-        self.pos3 = nn.Sequential(nn.LayerNorm(dim), nn.ReLU(), nn.Linear(dim, outdim, bias=bias))
+        self.pos_proj = Linear(1, dim, bias=bias)
+        self.pos1 = nn.Sequential(nn.ReLU(), Linear(dim, dim, bias=bias))
+        self.pos2 = nn.Sequential(nn.ReLU(), Linear(dim, dim, bias=bias))
+        self.pos3 = nn.Sequential(nn.LayerNorm(dim), nn.ReLU(), Linear(dim, outdim, bias=bias))
 
     def forward(self, positions: Tensor) -> Tensor:
         # Half precision cannot tell lags above 256 apart.

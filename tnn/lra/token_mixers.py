@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.product import Linear
 from tnn.lra.toeplitz import MORE_ACTIVATIONS, Toeplitz
 from tnn.network.activations import activation
 from tnn.network.fused import (
@@ -53,9 +54,9 @@ class TNO(nn.Module):
         inner = int(tno_expand_ratio * d_model) // n_heads * n_heads
         if resi_param:
             self.d = nn.Parameter(torch.randn(d_model))
-        self.v_proj = nn.Linear(d_model, inner, bias=bias)
-        self.u_proj = nn.Linear(d_model, inner, bias=bias)
-        self.o = nn.Linear(inner, d_model, bias=bias)
+        self.v_proj = Linear(d_model, inner, bias=bias)
+        self.u_proj = Linear(d_model, inner, bias=bias)
+        self.o = Linear(inner, d_model, bias=bias)
         for name in self.OPERATORS:
             self.add_module(name, Toeplitz(
                 n_heads, tno_max_l, inner // n_heads, dpb_embedding, causal, use_exp, use_neg_exp,

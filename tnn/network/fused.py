@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import Function
 
 from kernels.library import exporting
+from kernels.product import add_product_, product, product_into
 from kernels.second_derivatives import plain_gradients
 from tnn.network import fused_plain
 from tnn.network.grid import mixed
@@ -137,12 +138,6 @@ def batch_pieces(x, width):
     return [(b, part) for b in range(len(x)) for part in pieces(x.shape[1], width)]
 
 
-def affine(bias, x, weight, out):
-    """x weight + bias, written to `out` and returned (addmm would first write the bias there)."""
-    torch.mm(x, weight, out=out)
-    return out if bias is None else out.add_(bias)
-
-
 def zeros_like(*tensors):
     return [None if t is None else torch.zeros_like(t) for t in tensors]
 
@@ -157,11 +152,11 @@ class _Glu(Function):
         g = len(w) // 2
         ab, y = x.new_empty(len(x), 2 * g), torch.empty_like(x)
         for part in pieces(len(x), 2 * g):
-            piece = affine(c, x[part], w.t(), ab[part])
+            piece = product_into(ab[part], x[part], w.t(), c)
             hidden = F.silu(piece[:, :g])
             if bits is not None:
                 hidden *= keep_mask(bits.view(-1, g)[part], rate, x.dtype)
-            affine(c3, hidden.mul_(piece[:, g:]), w3.t(), y[part])
+            product_into(y[part], hidden.mul_(piece[:, g:]), w3.t(), c3)
         ctx.save_for_backward(x, w, c, w3, c3, bits, ab)
         ctx.rate = rate
         return y
@@ -178,18 +173,18 @@ class _Glu(Function):
         dab = x.new_empty(pieces(len(x), 2 * g)[0].stop, 2 * g)
         for part in pieces(len(x), 2 * g):
             a, b = ab[part, :g], ab[part, g:]
-            gate, dh, both = F.silu(a), dy[part] @ w3, dab[:len(a)]
+            gate, dh, both = F.silu(a), product(dy[part], w3), dab[:len(a)]
             if bits is not None:
                 mask = keep_mask(bits.view(-1, g)[part], ctx.rate, x.dtype)
                 gate *= mask
             torch.mul(dh, gate, out=both[:, g:])
-            dw3.addmm_(dy[part].t(), gate.mul_(b))
+            add_product_(dw3, dy[part].t(), gate.mul_(b))
             dh *= b
             if bits is not None:
                 dh *= mask
             silu_backward(dh, a, grad_input=both[:, :g])
-            dw.addmm_(both.t(), x[part])
-            torch.mm(both, w, out=dx[part])
+            add_product_(dw, both.t(), x[part])
+            product_into(dx[part], both, w)
             if c is not None:
                 dc += both.sum(0)
         if c3 is not None:
@@ -206,7 +201,7 @@ class _Activated(Function):
         y = torch.empty_like(a)
         column = None if c is None else c.unsqueeze(-1)
         for b, part in batch_pieces(x, len(w)):
-            piece = affine(column, w, x[b, part].t(), a[b, :, part])
+            piece = product_into(a[b, :, part], w, x[b, part].t(), column)
             torch.ops.aten.silu.out(piece, out=y[b, :, part])
         ctx.save_for_backward(x, w, c, a)
         return y
@@ -226,8 +221,8 @@ class _Activated(Function):
 
 def into_linear(da, x, w, dx, dw, dc):
     """The gradients of a = w x^T + c (E, N) for a piece x (N, D): dx written, dw and dc added."""
-    dw.addmm_(da, x)
-    torch.mm(da.t(), w, out=dx)
+    add_product_(dw, da, x)
+    product_into(dx, da.t(), w)
     if dc is not None:
         dc += da.sum(1)
 
@@ -240,11 +235,11 @@ class _GatedOutput(Function):
         a, y = torch.empty_like(m), torch.empty_like(x)
         column = None if c is None else c.unsqueeze(-1)
         for b, part in batch_pieces(x, len(w)):
-            piece = affine(column, w, x[b, part].t(), a[b, :, part])
+            piece = product_into(a[b, :, part], w, x[b, part].t(), column)
             gate = F.silu(piece).mul_(m[b, :, part])
             if bits is not None:
                 gate *= keep_mask(bits.view(m.shape)[b, :, part], rate, x.dtype)
-            affine(co, gate.t(), wo.t(), y[b, part])
+            product_into(y[b, part], gate.t(), wo.t(), co)
         ctx.save_for_backward(x, m, w, c, wo, co, bits, a)
         ctx.rate = rate
         return y
@@ -265,8 +260,8 @@ class _GatedOutput(Function):
                 mask = keep_mask(bits.view(m.shape)[b, :, part], ctx.rate, x.dtype)
                 kept = kept * mask
             u = F.silu(before)
-            dwo.addmm_(dy[b, part].t(), (u * kept).t())
-            dg = wo.t() @ dy[b, part].t()  # (E, piece)
+            add_product_(dwo, dy[b, part].t(), (u * kept).t())
+            dg = product(wo.t(), dy[b, part].t())  # (E, piece)
             dm[b, :, part] = u.mul_(dg) if bits is None else u.mul_(dg).mul_(mask)
             into_linear(silu_backward(dg.mul_(kept), before), x[b, part], w, dx[b, part], dw, dc)
         if co is not None:

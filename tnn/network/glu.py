@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.product import Linear
 from tnn.network.activations import activation
 
 
@@ -13,9 +14,9 @@ class GLU(nn.Module):
     def __init__(self, d1: int, d2: int, act_fun: str = "silu", fina_act: str = "None",
                  dropout: float = 0.0, bias: bool = True):
         super().__init__()
-        self.l1 = nn.Linear(d1, d2, bias=bias)
-        self.l2 = nn.Linear(d1, d2, bias=bias)
-        self.l3 = nn.Linear(d2, d1, bias=bias)
+        self.l1 = Linear(d1, d2, bias=bias)
+        self.l2 = Linear(d1, d2, bias=bias)
+        self.l3 = Linear(d2, d1, bias=bias)
         self.dropout = dropout
         self.act, self.fina_act = activation(act_fun), activation(fina_act)
 
@@ -31,8 +32,8 @@ class GLUv2(nn.Module):
     def __init__(self, d1: int, d2: int, act_fun: str = "silu", fina_act: str = "None",
                  dropout: float = 0.0, bias: bool = True):
         super().__init__()
-        self.l1 = nn.Linear(d1, d2, bias=bias)
-        self.l2 = nn.Linear(d2, d1, bias=bias)
+        self.l1 = Linear(d1, d2, bias=bias)
+        self.l2 = Linear(d2, d1, bias=bias)
         self.dropout = dropout
         self.act, self.fina_act = activation(act_fun), activation(fina_act)
 

@@ -6,6 +6,7 @@ Notation: b batch, n length, e width, k = expand_ratio * e rounded down to a mul
 import torch
 from torch import Tensor, nn
 
+from kernels.product import Linear
 from tnn.network.activations import activation
 from tnn.network.norms import norm
 from tnn.network.tno import Tno
@@ -45,9 +46,9 @@ class Gtu(nn.Module):
     make_norm = staticmethod(norm)
 
     def _add_projections(self, e, k, bias):
-        self.v_proj = nn.Linear(e, k, bias=bias)
-        self.u_proj = nn.Linear(e, k, bias=bias)
-        self.o = nn.Linear(k, e, bias=bias)
+        self.v_proj = Linear(e, k, bias=bias)
+        self.u_proj = Linear(e, k, bias=bias)
+        self.o = Linear(k, e, bias=bias)
 
     def _add_operators(self, make):
         self.toep = make()
@@ -97,8 +98,8 @@ class GtuV3(Gtu):
     """Version 3, one projection for both: y = out_proj( norm?( u * Tno(u) ) ), u = in_proj x."""
 
     def _add_projections(self, e, k, bias):
-        self.in_proj = nn.Linear(e, k, bias=bias)
-        self.out_proj = nn.Linear(k, e, bias=bias)
+        self.in_proj = Linear(e, k, bias=bias)
+        self.out_proj = Linear(k, e, bias=bias)
 
     def forward(self, x: Tensor, padding: Tensor | None = None, memory=None) -> Tensor:
         u = self.in_proj(x)

@@ -7,6 +7,7 @@ Notation: L positions, m hidden width, k outputs.
 import torch
 from torch import Tensor, nn
 
+from kernels.product import Linear
 from tnn.network.activations import activation
 from tnn.network.norms import norm
 from tnn.network.toeplitz import HALF
@@ -24,7 +25,7 @@ class Activation(nn.Module):
 
 
 def _stage(m, k, act, bias, norm_type):
-    return nn.Sequential(norm(norm_type, m), Activation(act), nn.Linear(m, k, bias=bias))
+    return nn.Sequential(norm(norm_type, m), Activation(act), Linear(m, k, bias=bias))
 
 
 class Rpe(nn.Module):
@@ -39,7 +40,7 @@ class Rpe(nn.Module):
         super().__init__()
         self.residual = residual
         self.outdim = outdim
-        self.pos_proj = nn.Linear(1, dim, bias=bias)
+        self.pos_proj = Linear(1, dim, bias=bias)
         self.layers = nn.ModuleList(_stage(dim, dim, act, bias, norm_type) for _ in range(layers))
         self.out = _stage(dim, outdim, act, bias, norm_type)
 
