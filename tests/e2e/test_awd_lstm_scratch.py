@@ -197,8 +197,11 @@ def test_resume_is_bit_identical(folder, tmp_path_factory, mode):
     assert_same_files(folder, expected)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)],
-                         ids=["Ctrl-C", "SIGTERM"])
+# tests/trust sends SIGTERM to every script.
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+    ids=["Ctrl-C", "SIGTERM"])
 def test_asked_to_stop(folder, signum, code):
     process = subprocess.Popen(
         [sys.executable, str(SCRIPT), *flags(folder, "--epochs", "8000")], cwd=folder, text=True,
@@ -290,6 +293,8 @@ def test_other_refusals(folder, capsys):
     assert "train.txt is not what the run in" in refused(capsys, *flags(folder, "--resume"))
 
 
+# tests/trust spoils a gradient of every script.
+@pytest.mark.slow
 def test_loss_that_is_not_finite(folder):
     done = run(flags(folder, "--lr", "1e30", "--clip", "0"), folder, code=1)
     line, = done.stderr.splitlines()

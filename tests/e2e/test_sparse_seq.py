@@ -110,8 +110,11 @@ def explained(text):
     return True
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)],
-                         ids=["Ctrl-C", "SIGTERM"])
+# tests/trust sends SIGTERM to every script.
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+    ids=["Ctrl-C", "SIGTERM"])
 def test_asked_to_stop(home, signum, code):
     save = f"logs/stop{code}"
     argv = [LM / "main.py", "--data", "data/penn", "--epochs", "9000", "--save", save, *SMALL]
@@ -159,6 +162,8 @@ def refused(script, argv, capsys) -> str:
     return error
 
 
+# By default tests/trust/test_parallel.py holds several processes against one.
+@pytest.mark.slow
 def test_two_processes(home, monkeypatch):
     """torchrun's way: the losses of one process, within rounding (no dropout)."""
     none = [word for name in ("dropout", "dropouth", "dropouti", "dropoute", "wdrop")
@@ -185,6 +190,7 @@ def test_seed_commands_of_the_tagger(home):
         assert re.search(pattern, done.stdout, re.M), pattern
 
 
+@pytest.mark.slow
 def test_tagger_on_two_processes(home, monkeypatch, capsys):
     """Each sentence counts once: the accuracies of one process, the losses within rounding."""
     common = ["--data", "data/tagged", "--epochs", "2", "--emsize", "6", "--nhid", "5",

@@ -54,6 +54,8 @@ def assert_close(folder, expected, tolerance):
         assert float(ours) == pytest.approx(float(theirs), rel=tolerance), a
 
 
+# By default tests/trust/test_parallel.py holds several processes against one.
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "torchrun"), [("wt", False), ("seq", True)],
                          ids=["wt-devices", "seq-torchrun"])
 def test_two_processes_in_double_precision(tmp_path_factory, name, torchrun):

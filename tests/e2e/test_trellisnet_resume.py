@@ -237,7 +237,8 @@ def until(process, text):
 
 
 @pytest.mark.parametrize(("name", "signum", "code"), [
-    ("word-anneal", signal.SIGINT, 130), ("seq", signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+    ("word-anneal", signal.SIGINT, 130),
+    pytest.param("seq", signal.SIGTERM, 143, marks=pytest.mark.slow)], ids=["Ctrl-C", "SIGTERM"])
 def test_asked_to_stop(tmp_path_factory, name, signum, code):
     """The state is saved; after Ctrl-C the best model so far is tested, as in the original."""
     folder, expected = (write_data(tmp_path_factory.mktemp("run")) for _ in range(2))
@@ -256,6 +257,8 @@ def test_asked_to_stop(tmp_path_factory, name, signum, code):
     assert curves(folder) == curves(expected)
 
 
+# tests/trust kills every script.
+@pytest.mark.slow
 def test_killed(unbroken, tmp_path):
     """kill -9 loses at most the updates since the last state; every file is whole."""
     folder = write_data(tmp_path)

@@ -17,8 +17,11 @@ from tests.e2e.awd_lstm.scripts import ENVIRONMENT, assert_same_files, command, 
 
 
 # ---------------------------------------------------------------------------------- interruptions
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)],
-                         ids=["Ctrl-C", "SIGTERM"])
+# tests/trust sends SIGTERM to every script.
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+    ids=["Ctrl-C", "SIGTERM"])
 def test_asked_to_stop(folder, tmp_path_factory, signum, code):
     """The state is saved; after Ctrl-C the best model so far is tested, as in the original."""
     process = subprocess.Popen(command("main.py", *training(folder, "--epochs", "8000")),
@@ -69,6 +72,8 @@ def test_missing_data_names_its_source(tmp_path, capsys, name, getdata):
     assert getdata in capsys.readouterr().err
 
 
+# tests/trust spoils a gradient of every script.
+@pytest.mark.slow
 def test_loss_that_is_not_finite(folder):
     """Stopped before the update, the step is named, what was written stays good."""
     train("main", folder, "--max-steps", "3")

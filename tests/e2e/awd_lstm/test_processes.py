@@ -23,6 +23,8 @@ def assert_close_to_one_process(folder, tmp_path_factory, rtol, *flags):
     assert ours["valid_loss"] == pytest.approx(expected["valid_loss"], rel=rtol * 10)
 
 
+# By default tests/trust/test_parallel.py holds several processes against one.
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["LSTM", "QRNN"])
 def test_two_processes_share_an_uneven_batch(folder, tmp_path_factory, kind):
     """5 columns over 2 processes: each column counts the same, so the update is that of one
