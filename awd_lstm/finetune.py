@@ -49,6 +49,7 @@ from awd_lstm.inputs import load_corpus, load_model
 from awd_lstm.training import (
     NOTHING_STORED,
     Run,
+    compare_with_best,
     describe,
     epoch_is_over,
     make_optimizer,
@@ -66,6 +67,7 @@ from awd_lstm.vocabulary import (
     texts_of_model,
 )
 from common.asgd import averaged, non_monotone
+from common.splitcross import perplexity
 from harness.endings import BadInput, bad_input
 from harness.keeper import Keeper
 
@@ -119,6 +121,7 @@ def measure_the_start(run: Run) -> None:
     killed after its first best model, --resume continues instead of fine-tuning the tuned model."""
     loss = run.evaluate(run.val_data)
     run.progress.stored_loss = run.keeper.check_finite(loss)
+    run.keeper.log(epoch=0, valid_loss=loss, valid_ppl=perplexity(loss))
     run.keeper.save()
 
 
@@ -141,7 +144,8 @@ def end_of_epoch(run: Run) -> None:
 def stopped_by_max_steps(run: Run) -> None:
     """--max-steps ended the epoch before its end: measure, but leave the state where it stands."""
     with averaged(run.optimizer):
-        validate(run)
+        loss = validate(run)
+        compare_with_best(run, loss)
 
 
 def main(argv: list[str] | None = None) -> None:

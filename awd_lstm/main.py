@@ -56,6 +56,7 @@ from awd_lstm.model import RNNModel, default_splits, load_original_state
 from awd_lstm.training import (
     NOTHING_STORED,
     Run,
+    compare_with_best,
     describe,
     epoch_is_over,
     make_optimizer,
@@ -153,6 +154,8 @@ def stopped_by_max_steps(run: Run) -> None:
         loss = validate(run)
         if run.progress.stored_loss == NOTHING_STORED:
             save_best(run, loss, "Saving model (the first)")
+        else:
+            compare_with_best(run, loss)
 
 
 def main(argv: list[str] | None = None) -> None:

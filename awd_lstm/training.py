@@ -12,6 +12,7 @@ Notation: T time steps, B batch columns.
 
 import time
 from argparse import Namespace
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +24,7 @@ from awd_lstm.inputs import MODEL_FORMAT, columns_of
 from awd_lstm.model import Hidden, RNNModel, load_original_state
 from awd_lstm.qrnn import QRNNLayer
 from awd_lstm.utils import draw_seq_len, evaluate, get_batch, repackage_hidden
-from common.asgd import ASGD
+from common.asgd import ASGD, averaged
 from common.splitcross import SplitCrossEntropyLoss, perplexity
 from harness import keeper as harness
 from harness import machine
@@ -65,6 +66,7 @@ class Run:
     progress: Progress = field(default_factory=Progress)
     optimizer: torch.optim.Optimizer | None = None
     hidden: Hidden | None = None
+    in_epoch: bool = False                   # the test is of these weights, not of the best
 
     @property
     def model(self) -> RNNModel:
@@ -301,15 +303,31 @@ def save_best(run: Run, valid_loss: float, message: str) -> None:
     run.progress.stored_loss = valid_loss
 
 
+def compare_with_best(run, loss: float) -> None:
+    """--max-steps ended an epoch inside. Weights that are better than the best model so far do not
+    take its place, since those of an unbroken run would not; but the closing test is of them."""
+    run.in_epoch = loss < run.progress.stored_loss
+    run.keeper.say("Better than the best model so far: tested as they are, kept in the training "
+                   "state" if run.in_epoch else
+                   "Not better than the best model so far, which is tested")
+
+
 def test(run: Run) -> None:
-    """Loads the best model, evaluates it on the test text, prints the closing lines."""
+    """Evaluates the best model on the test text, prints the closing lines."""
+    epoch = run.progress.epoch if run.in_epoch else load_best(run)
+    with averaged(run.optimizer) if run.in_epoch else nullcontext():
+        loss = run.evaluate(run.test_data)
+    line = f"| End of training | test loss {loss:5.2f} | test ppl {perplexity(loss):8.2f}"
+    bpc = f" | test bpc {loss / np.log(2):8.3f}" if run.script == "main" else ""
+    run.keeper.say(f"{'=' * 89}\n{line}{bpc}\n{'=' * 89}")
+    run.keeper.log(epoch, test_loss=loss, test_ppl=perplexity(loss))
+
+
+def load_best(run: Run) -> int:
+    """The best model's weights; returns its epoch."""
     best = run.keeper.read_best()
     with bad_input("--save: "):  # finetune.py may have kept an original's bare state_dict
         load_original_state(run.model, best.get("model", best))
     if "criterion" in best:
         run.criterion.load_state_dict(best["criterion"])
-    loss = run.evaluate(run.test_data)
-    line = f"| End of training | test loss {loss:5.2f} | test ppl {perplexity(loss):8.2f}"
-    bpc = f" | test bpc {loss / np.log(2):8.3f}" if run.script == "main" else ""
-    run.keeper.say(f"{'=' * 89}\n{line}{bpc}\n{'=' * 89}")
-    run.keeper.log(best.get("epoch", 0), test_loss=loss, test_ppl=perplexity(loss))
+    return best.get("epoch", 0)

@@ -194,6 +194,8 @@ def epochs(run: TextRun) -> Iterator[float]:
         if rest_of_epoch(run):                     # --max-steps ended the epoch before its end
             if progress.best is None:
                 keep_if_best(run, report_epoch(run, progress.epoch, progress.seconds))
+            else:
+                keeper.say("Stopped inside an epoch: the best model so far is tested")
             return
         with averaged(run.optimizer) if run.averaging else nullcontext():
             valid = report_epoch(run, progress.epoch, progress.seconds)

@@ -91,6 +91,7 @@ class Run:
     rng: np.random.RandomState                   # draws the sequence lengths
     progress: Progress = field(default_factory=Progress)
     hidden: Hidden | None = None
+    in_epoch: bool = False                       # the test is of these weights, not of the best
 
     @property
     def model(self) -> AWD_LSTM:
@@ -258,6 +259,8 @@ def stopped_by_max_steps(run: Run) -> None:
         measure(run)
         if run.progress.stored_loss == toolkit.NOTHING_STORED:
             save_best(run, "Saving model (the first)")
+        else:
+            toolkit.compare_with_best(run, run.progress.val_loss)
 
 
 def save_best(run: Run, message: str) -> None:
@@ -300,11 +303,15 @@ def measure(run: Run) -> dict[str, float]:
 
 def test(run: Run) -> None:
     """The best model on the test text, which the published code never looked at."""
-    best = run.keeper.read_best()
-    load_weights(run.loss, "--save", best)
-    loss = evaluate(run, run.test_data)
+    if run.in_epoch:
+        with run.weights_for_use:
+            epoch, loss = run.progress.epoch, evaluate(run, run.test_data)
+    else:
+        best = run.keeper.read_best()
+        load_weights(run.loss, "--save", best)
+        epoch, loss = best.get("epoch", 0), evaluate(run, run.test_data)
     run.keeper.say(f"| End of training | test loss {loss:5.2f} | test ppl {perplexity(loss):8.2f}")
-    run.keeper.log(best.get("epoch", 0), test_loss=loss, test_ppl=perplexity(loss))
+    run.keeper.log(epoch, test_loss=loss, test_ppl=perplexity(loss))
 
 
 # ------------------------------------------------------------------------------------- the three
@@ -320,6 +327,7 @@ def train(run: Run) -> None:
         # A state before the first update: killed after its first best model, fine-tuning must not
         # begin again from that.
         progress.stored_loss = keeper.check_finite(evaluate(run, run.val_data))
+        keeper.log(epoch=0, valid_loss=progress.stored_loss)
         keeper.save()
     while progress.epoch <= run.args.epochs and not progress.done and not keeper.out_of_steps():
         train_epoch(run)

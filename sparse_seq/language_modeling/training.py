@@ -35,6 +35,8 @@ def train_epoch(run: Run) -> bool:
         p.batch, p.step, p.i = p.batch + 1, p.step + 1, p.i + length
         p.seconds = time.time() - began
         run.keeper.after_update()
+    if not epoch_is_over(run) and run.keeper.best_suffix is not None:
+        run.keeper.say("Stopped inside an epoch: the best model so far is what counts")
     return epoch_is_over(run)
 
 

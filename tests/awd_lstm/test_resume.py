@@ -105,7 +105,7 @@ def epochs_of(folder, name):
     """Updates at the end of each epoch, from the curves of the unbroken run."""
     rows = [line.split(",") for line in
             next((folder / "logs").rglob("metrics.csv")).read_text().splitlines()[1:]]
-    return [int(step) for step, _, what, _ in rows if what == "valid_loss"]
+    return [int(step) for step, epoch, what, _ in rows if what == "valid_loss" and int(epoch)]
 
 
 # -2, -1: near the end of the first epoch; 0: at it; then after it; and so for the second.
