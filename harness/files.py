@@ -133,11 +133,28 @@ def read(path: str | Path, safe: tuple[type, ...] = ()) -> dict:
         raise FileNotFoundError(f"there is no file {path}")
     # Leaving the context removes what was named, also where another program had let it in for good.
     let_in = [each for each in safe if each not in torch.serialization.get_safe_globals()]
+    with refusing(path), path.open("rb") as file:
+        _check(file)
+        with torch.serialization.safe_globals(let_in):
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not weights or a state")
+    # Other programs put weights beside what else they save.
+    inner = content.get("state_dict") if "format" not in content else None
+    return inner if isinstance(inner, dict) else content
+
+
+def check(path: str | Path) -> None:
+    """Compares the CRCs of a file that another program will read. Raises ValueError, OSError."""
+    with open(path, "rb") as file, refusing(path):
+        _check(file)
+
+
+@contextlib.contextmanager
+def refusing(path: str | Path) -> Iterator[None]:
+    """Inside the block, in which the file is read, damage is a ValueError that names it."""
     try:
-        with path.open("rb") as file:
-            _check(file)
-            with torch.serialization.safe_globals(let_in):
-                content = torch.load(file, map_location="cpu", weights_only=True)
+        yield
     except pickle.UnpicklingError:
         raise ValueError(
             f"{path} is refused: it is no checkpoint, or a whole pickled object, which would run "
@@ -148,11 +165,6 @@ def read(path: str | Path, safe: tuple[type, ...] = ()) -> dict:
     except Exception as error:  # whatever a damaged archive or tensor makes zipfile or torch raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} is damaged or no checkpoint ({reason})") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not weights or a state")
-    # Other programs put weights beside what else they save.
-    inner = content.get("state_dict") if "format" not in content else None
-    return inner if isinstance(inner, dict) else content
 
 
 def _check(file) -> None:

@@ -1,6 +1,7 @@
 """fairseq's commands end as our scripts do, and one run at a time trains into a --save-dir.
 
-fairseq starts its commands through distributed_utils.call_main. Importing this module replaces it.
+fairseq starts its commands through distributed_utils.call_main, fairseq-generate alone calls its
+main itself. Importing this module, which --user-dir does before, replaces both.
 """
 
 import functools
@@ -74,4 +75,21 @@ def make(folder: Path) -> None:
         raise BadInput(f"--save-dir {folder}: the folder is read-only")
 
 
+def make_generate_orderly() -> None:
+    """fairseq-generate's main, whether it was imported or started with -m."""
+    for name in ("fairseq_cli.generate", "__main__"):
+        module = sys.modules.get(name)
+        main = getattr(module, "main", None)
+        file = getattr(getattr(main, "__code__", None), "co_filename", "")
+        if Path(file).parts[-2:] == ("fairseq_cli", "generate.py"):
+            module.main = functools.wraps(main)(functools.partial(orderly, main))
+
+
+def orderly(main: Callable, *args, **more):
+    """main, in which an error whose cause is known is one line and an exit code."""
+    with orderly_exit(sys.argv[0]):
+        return main(*args, **more)
+
+
+make_generate_orderly()
 fairseq_call_main, distributed_utils.call_main = distributed_utils.call_main, call_main

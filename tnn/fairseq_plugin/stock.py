@@ -12,6 +12,9 @@ import torch
 from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 
+from harness import files
+from harness.endings import bad_input
+
 # numpy 2 has dropped these two names, which fairseq 0.12 still uses: every evaluation that goes
 # sentence by sentence, generation and the hub interface begin with np.compat.long. Both were int.
 for _name, _value in {"int": int, "compat": types.SimpleNamespace(long=int)}.items():
@@ -58,6 +61,19 @@ def copy_whole(src_path: str, dst_path: str, overwrite: bool = False) -> bool:
     return copied
 
 
+def load_whole(path: str, *args, **more) -> dict:
+    """fairseq's load_checkpoint_to_cpu. Raises BadInput for a damaged file, which torch reads in
+    part without a word, and for one that is no checkpoint."""
+    with bad_input():
+        if os.path.isfile(path):
+            files.check(path)
+            with files.refusing(path):
+                return fairseq_load(path, *args, **more)
+    return fairseq_load(path, *args, **more)
+
+
+fairseq_load, checkpoint_utils.load_checkpoint_to_cpu = (
+    checkpoint_utils.load_checkpoint_to_cpu, load_whole)
 fairseq_save, checkpoint_utils.torch_persistent_save = (
     checkpoint_utils.torch_persistent_save, save_plain)
 fairseq_copy, PathManager.copy = PathManager.copy, staticmethod(copy_whole)

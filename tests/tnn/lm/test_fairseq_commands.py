@@ -104,6 +104,30 @@ def test_fairseq_interactive(fairseq, model, tmp_path):
                      for i, prompt in enumerate(PROMPTS)}
 
 
+@pytest.mark.parametrize("damage", ["one bit", "other content", *(
+    pytest.param(damage, marks=pytest.mark.slow) for damage in ("truncated", "empty", "a text"))])
+def test_a_damaged_checkpoint_is_one_line(fairseq, tmp_path, damage):
+    """Whichever command reads it, and also to go on from."""
+    whole = (FORK / "alm_fork_checkpoint.pt").read_bytes()
+    middle = len(whole) // 2
+    path = tmp_path / "x.pt"
+    path.write_bytes({"truncated": whole[:middle], "empty": b"", "a text": b"hello\n" * 99,
+                      "one bit": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1:],
+                      "other content": b""}[damage])
+    if damage == "other content":
+        torch.save({"weights": torch.zeros(3)}, path)
+    data, plugin = str(FORK / "data-bin"), ["--user-dir", str(ROOT / "tnn/fairseq_plugin"), "--cpu"]
+    train = ["--task", "language_modeling", "--arch", "tnn_v2_decay_99_pre", "--max-tokens", "64",
+             "--tokens-per-sample", "16", "--restore-file", str(path), "--save-dir", "saves"]
+    for module, more in (("eval_lm", ["--path", str(path)]), ("train", train),
+                         ("generate", ["--path", str(path), "--task", "language_modeling"])):
+        ended = fairseq.run(f"fairseq_cli.{module}", [data, *plugin, *more], tmp_path,
+                            call="cli_main")
+        assert "Traceback" not in ended.err, ended.err[-2000:]
+        assert ended.code == 2, (module, ended.err[-500:])
+        assert str(path) in ended.line
+
+
 @pytest.fixture(scope="module")
 def hub():
     """What the README's lines on the hub interface make."""
