@@ -18,7 +18,9 @@ from report import CODE
 from report.errors import UserError
 from report.step_files import Step
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # all reach the command as Ctrl-C
+# All reach the command as Ctrl-C.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
+           if hasattr(signal, name)]
 
 
 def executable(command: list[str], workdir: Path) -> list[str]:
@@ -85,7 +87,11 @@ def tee(stream: BinaryIO, log: BinaryIO) -> None:
 
 
 def execute(words: list[str], step: Step, headline: str) -> tuple[int, bool, float, int]:
-    """Runs a command to its end -> (exit code, interrupted, wall seconds, peak RSS in MB)."""
+    """Runs a command to its end -> (exit code, interrupted, wall seconds, peak RSS in MB). Raises
+    UserError on Windows, whose processes have no groups that a signal reaches."""
+    if not hasattr(os, "wait4"):
+        raise UserError("`run` records a command on Linux and macOS alone; here start the script "
+                        "itself")
     began, children = time.monotonic(), []
     with open(step.log, "ab") as log, passing_signals(children) as received:
         log.write(f"{headline}\n".encode())

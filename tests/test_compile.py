@@ -28,8 +28,8 @@ def compare(function, *inputs, reset=lambda: None):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"window": 2, "save_prev_x": True}, {"output_gate": False}],
-                         ids=["fo, window 2", "f"])
+@pytest.mark.parametrize("options", [{"window": 2, "save_prev_x": True}, pytest.param(
+    {"output_gate": False}, marks=pytest.mark.slow)], ids=["fo, window 2", "f"])
 def test_qrnn_layer(options):
     torch.manual_seed(2)
     layer = QRNNLayer(8, 12, **options)
@@ -42,6 +42,7 @@ def test_qrnn_layer(options):
     compare(twice, x, x.flip(0), reset=layer.reset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("splits", [(), (4, 10, 18)], ids=["one softmax", "an empty part"])
 def test_split_cross_entropy(splits):
     torch.manual_seed(3)

@@ -99,9 +99,7 @@ def test_torch_export(case):
         close(flat(model(*inputs)), wanted)  # exporting has left no trace in the model
 
 
-@pytest.mark.parametrize("case", [name if name == "LSTM" else
-                                  pytest.param(name, marks=pytest.mark.slow) for name in MODELS],
-                         indirect=True)
+@pytest.mark.slow
 def test_onnx(case):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

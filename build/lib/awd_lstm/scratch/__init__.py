@@ -1,0 +1,1 @@
+"""The AWD-LSTM written out to be read (after Merity, Keskar, Socher 2017)."""

@@ -1,0 +1,130 @@
+"""A trained model and the words of texts that it was not trained on.
+
+Either the texts are read with the model's words (--vocabulary model: unknown ones become <unk>), or
+the model gets the texts' words (--vocabulary data: known ones keep their vectors).
+"""
+
+from collections.abc import Callable
+
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from awd_lstm.data import Corpus, Dictionary
+from awd_lstm.inputs import load_corpus
+from awd_lstm.model import RNNModel, default_splits, load_original_state
+from awd_lstm.utils import single_precision
+from common.splitcross import SplitCrossEntropyLoss
+from harness.endings import BadInput, bad_input
+from harness.keeper import Keeper
+from texts.vocabulary import sentence_about, words_in_file
+
+ROWS = ("encoder.weight", "decoder.weight", "decoder.bias")  # one row per word
+
+
+def dictionary_of(content: dict, ntoken: int, what: str) -> Dictionary | None:
+    """The words that a model file or training state lists; None if it is of before they did.
+    what: the flag and the file, for BadInput, raised if the list does not fit the model."""
+    with bad_input(f"{what}: "):
+        words = words_in_file(content, ntoken, content.get("vocabulary"))
+    return None if words is None else Dictionary(words)
+
+
+def words_of_start(keeper: Keeper) -> Dictionary | None:
+    """The words of the model or the run that --resume names; None if it lists none."""
+    content = keeper.weights or keeper.found
+    if content is None or "word_list" not in content:
+        return None
+    sizes = content["config"]  # ntokens in scratch/
+    return dictionary_of(content, sizes.get("ntoken", sizes.get("ntokens")),
+                         f"--resume {keeper.args.resume}")
+
+
+def dictionary_for(content: dict, ntoken: int, what: str, data: str, fabric: Fabric | None
+                   ) -> Dictionary:
+    """The words of a model; of a file that lists none, those of the texts in the folder `data`.
+    Raises BadInput, also if they are other words than the model's."""
+    found = dictionary_of(content, ntoken, what)
+    if found is not None:
+        return found
+    corpus = load_corpus(data, fabric)
+    refuse_other_words(content, ntoken, what, corpus, data)
+    return corpus.dictionary
+
+
+def refuse_other_words(content: dict, ntoken: int, what: str, corpus: Corpus, data: str) -> None:
+    """Raises BadInput if a model that does not list its words was trained on others."""
+    words = len(corpus.dictionary)
+    if ntoken != words:
+        raise BadInput(f"{what} knows {ntoken} words, --data {data} has {words}: give the --data "
+                       "that it was trained on")
+    if content.get("vocabulary", corpus.dictionary.digest()) != corpus.dictionary.digest():
+        raise BadInput(f"{what} was trained on other words than those of --data {data}")
+
+
+def texts_in_words_of(dictionary: Dictionary, corpus: Corpus, data: str,
+                      say: Callable[[str], None]) -> Corpus:
+    """The texts with the words of a model; tells how many of theirs it does not know. Raises
+    BadInput if it has no <unk> for them."""
+    if dictionary.digest() == corpus.dictionary.digest():
+        return corpus
+    with bad_input(f"--data {data}: "):
+        try:
+            found = corpus.in_words_of(dictionary)
+        except ValueError as error:
+            raise ValueError(f"{error}: --vocabulary data takes the words of the texts instead"
+                             ) from error
+    say(f"--data {data}: {sentence_about(found.unknown, corpus.dictionary.total)}")
+    return found
+
+
+def texts_of_model(content: dict, ntoken: int, what: str, corpus: Corpus, data: str,
+                   say: Callable[[str], None]) -> Corpus:
+    """texts_in_words_of for a model file or training state; of one that does not list its words,
+    the texts must have these. Raises BadInput."""
+    known = dictionary_of(content, ntoken, what)
+    if known is not None:
+        return texts_in_words_of(known, corpus, data, say)
+    refuse_other_words(content, ntoken, what, corpus, data)
+    return corpus
+
+
+def model_with_words_of(corpus: Corpus, model: RNNModel, criterion: SplitCrossEntropyLoss,
+                        known: Dictionary, say: Callable[[str], None]
+                        ) -> tuple[RNNModel, SplitCrossEntropyLoss]:
+    """A trained model and its loss for the words of `corpus`; the new ones' vectors are drawn."""
+    words = corpus.dictionary
+    if words.idx2word == known.idx2word:
+        return model, criterion
+    with single_precision():
+        fresh = RNNModel(**model.config() | {"ntoken": len(words)})
+    loss = SplitCrossEntropyLoss(criterion.hidden_size, default_splits(len(words)))
+    adopt(fresh, loss, model.state_dict(), criterion.state_dict(), known, words, say)
+    return fresh, loss
+
+
+def adopt(model: RNNModel, criterion: SplitCrossEntropyLoss, state: dict[str, Tensor],
+          tails: dict[str, Tensor], known: Dictionary, words: Dictionary,
+          say: Callable[[str], None]) -> None:
+    """Puts the weights of a model for the words `known`, and of its loss, into a fresh one for
+    `words`. Raises ValueError if they do not fit."""
+    load_original_state(model, with_words(state, known, words.idx2word, model.state_dict()))
+    own = criterion.state_dict()
+    if all(name in own and own[name].shape == tail.shape for name, tail in tails.items()):
+        criterion.load_state_dict(tails)
+    new = sum(word not in known.word2idx for word in words.idx2word)
+    say(f"--vocabulary data: {len(words) - new:,} of {len(words):,} words keep the vectors that "
+        f"the model has for them, {new:,} begin anew")
+
+
+def with_words(state: dict[str, Tensor], known: Dictionary, words: list[str],
+               fresh: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state_dict for other words: rows of known ones from `state`, the others from `fresh`."""
+    new = [i for i, word in enumerate(words) if word in known.word2idx]
+    old = [known.word2idx[words[i]] for i in new]
+    found = dict(state)
+    for name in ROWS:
+        if name not in state or state[name].shape[1:] != fresh[name].shape[1:]:
+            raise ValueError(f"the model's {name} does not fit the sizes given")
+        found[name] = fresh[name].clone()
+        found[name][new] = state[name][old]
+    return found

@@ -1,0 +1,39 @@
+"""Arrays made of a user's data, kept beside it for the next start: an .npz file that is used only
+if every byte is as it was written, and as open to others as the user's umask has it. A folder that
+cannot be written means no cache, nothing worse."""
+
+import sys
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from harness import files
+
+
+def read_arrays(path: Path, names: Iterable[str] = ()) -> dict[str, np.ndarray] | None:
+    """The arrays in the file, `names` among them; None, with a word about it, if it is damaged or
+    another user's who lets nobody read it; None if there is none."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # np.load does not compare all of an array's bytes
+                raise ValueError("a CRC does not match")
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in {*names, *file.files}}
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        print(f"the cache {path} is not readable by this user: reading the data itself",
+              file=sys.stderr)
+    except Exception:  # whatever a damaged archive makes zipfile or numpy raise
+        print(f"damaged cache {path}: reading the data itself", file=sys.stderr)
+    return None
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes the file whole or not at all."""
+    try:
+        files.replace(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    except OSError as error:
+        print(f"no cache of the data ({error}): the next start reads it again", file=sys.stderr)

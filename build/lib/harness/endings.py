@@ -1,0 +1,100 @@
+"""How a run ends: its exit code, and one clear line in place of a traceback.
+
+    0         done
+    1         failed: a loss that is not finite, a full disk; also any error of the program itself,
+              with its traceback
+    2         bad input
+    128 + n   stopped by signal n with the state saved: 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP
+
+HARNESS_TRACEBACK=1 in the environment prints the traceback behind the line.
+"""
+
+import functools
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from harness import home
+
+
+class BadInput(Exception):
+    """What the user gave cannot be used; the message says what is wrong and what to do."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum, self.exit_code = signum, 128 + signum
+
+
+@contextmanager
+def orderly_exit(script: str) -> Iterator[None]:
+    """Turns an error whose cause is known into one line on stderr and the exit code above.
+
+    script: begins the line, by its file name.
+    """
+    try:
+        yield
+    except Interrupted as stop:
+        sys.exit(stop.exit_code)
+    except KeyboardInterrupt:  # before or after training, where there is nothing to save
+        sys.exit(128 + signal.SIGINT)
+    except BadInput as error:
+        sys.exit(complain(script, error, 2))
+    except (FloatingPointError, OSError) as error:
+        sys.exit(complain(script, error, 1))
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())[:150]
+        sys.exit(complain(script, f"these sizes need more memory than there is: give smaller ones "
+                                  f"({reason})", 2))
+
+
+@contextmanager
+def bad_input(what: str = "") -> Iterator[None]:
+    """Inside the block a missing file or a refused value is a user error: BadInput, with `what`
+    (the flag) before the message."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError) as error:
+        raise BadInput(f"{what}{error}") from error
+
+
+def complain(script: str, reason: object, code: int) -> int:
+    """Prints the line, with HARNESS_TRACEBACK=1 after the traceback; returns `code`."""
+    if os.environ.get("HARNESS_TRACEBACK", "0") not in ("", "0"):
+        traceback.print_exc()
+    text = home.commands(" ".join(str(reason).split("\n")))
+    print(f"{os.path.basename(script)}: {text}", file=sys.stderr, flush=True)
+    return code
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Is this an error of an allocator? Python's and the GPU's have types of their own; the CPU's
+    allocator in PyTorch raises a bare RuntimeError, known here by comparing it with the one that it
+    raises when asked for the impossible."""
+    import torch  # slow to import: not for -h
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return str(error).startswith(_cpu_allocator_errors())
+
+
+@functools.cache
+def _cpu_allocator_errors() -> tuple[str, ...]:
+    """How this build of PyTorch begins its message for too many bytes, and for a number of bytes
+    beyond 64 bits."""
+    import torch
+    found = []
+    for shape, end in (((2**46,), "you tried"), ((2**62, 4), "with sizes")):
+        try:
+            torch.empty(shape)
+        except RuntimeError as error:
+            head, mark, _ = str(error).partition(end)
+            found += [head] if mark else []
+    return tuple(found)

@@ -1,0 +1,149 @@
+"""Matrix products on the CPU by the faster of PyTorch's two libraries, MKL and oneDNN.
+
+torch.mm and F.linear call MKL. oneDNN, which torch.compile calls for linear layers, is twice as
+fast on some CPUs (cpu.py), but each of its calls costs 30 us more. The results differ by rounding
+alone. Which one computes a product depends on the CPU and on the product's size, nothing else.
+
+Notation: a (M,K), b (K,N); a linear layer has N rows, I inputs and O outputs. The functions are
+plain torch under autocast, on a GPU, and in types other than float32.
+"""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import Function
+
+from kernels import cpu, library
+
+# Multiplications from which on oneDNN makes good for its slower call. At 106 against 225 GFLOP/s a
+# thread, 2 * LARGE / 106e9 - 2 * LARGE / 225e9 is 50 us; with two threads it is half of that.
+LARGE = 5_000_000
+
+
+def product_plain(a: Tensor, b: Tensor) -> Tensor:
+    """a (M,K) times b (K,N) -> (M,N)."""
+    return a @ b
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """product_plain, fast for float32 on a CPU; it can be differentiated any number of times."""
+    if not _by_onednn(a, b, b.shape[-1]):
+        return product_plain(a, b)
+    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
+        return _Product.apply(a, b)
+    return _onednn(a, b.t(), None)
+
+
+def add_product(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """c + a b, differentiable; c (M,N) or broadcast to it."""
+    if not _by_onednn(a, b, b.shape[-1]):
+        return torch.addmm(c, a, b)
+    return product(a, b).add_(c)
+
+
+def add_product_(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """c += a b, for gradients written by hand: not differentiable."""
+    if not _by_onednn(a, b, b.shape[-1]):
+        return c.addmm_(a, b)
+    return c.add_(_onednn(a, b.t(), None))
+
+
+def product_into(out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """out = a b, plus a bias that broadcasts; not differentiable."""
+    if _by_onednn(a, b, b.shape[-1]):
+        y = _onednn(a, b.t(), None)
+        return out.copy_(y) if bias is None else torch.add(y, bias, out=out)
+    torch.mm(a, b, out=out)  # addmm would first write the bias there
+    return out if bias is None else out.add_(bias)
+
+
+def rounded_product(a: Tensor, b: Tensor) -> Tensor:
+    """a b in float32, from operands and to a result that are rounded to bfloat16; summed in
+    float32. For CPUs with bfloat16 instructions; not differentiable."""
+    return (a.bfloat16() @ b.bfloat16()).float()
+
+
+class _Product(Function):
+    """oneDNN's product has no gradient of its own."""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.save_for_backward(a, b)
+        return product(a, b)
+
+    @staticmethod
+    def backward(ctx, dy):
+        a, b = ctx.saved_tensors
+        return (product(dy, b.t()) if ctx.needs_input_grad[0] else None,
+                product(a.t(), dy) if ctx.needs_input_grad[1] else None)
+
+
+# --------------------------------------------------------------------------------- linear layers
+def linear_plain(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (...,I), weight (O,I), bias (O) or None -> x weight^T + bias (...,O)."""
+    return F.linear(x, weight, bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """linear_plain, its three products (forward and backward) by `product`."""
+    if x.numel() == 0 or not _by_onednn(x, weight, len(weight)):
+        return linear_plain(x, weight, bias)
+    y = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
+    return y.view(*x.shape[:-1], -1)
+
+
+class Linear(nn.Linear):
+    """torch.nn.Linear by `linear`: (...,I) -> (...,O)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class _Linear(Function):
+    """x (N,I) -> (N,O). Backward consists of differentiable operations, so it needs no other form
+    to be differentiated again."""
+
+    @staticmethod
+    def forward(ctx, x, w, b):
+        ctx.save_for_backward(x, w)
+        return _onednn(x, w, b)
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, w = ctx.saved_tensors
+        need_x, need_w, need_b = ctx.needs_input_grad
+        # (O,N) (N,I) rather than the transpose of (I,N) (N,O): the gradient is laid out like w.
+        return (product(dy, w) if need_x else None, product(dy.t(), x) if need_w else None,
+                dy.sum(0) if need_b else None)
+
+
+# ------------------------------------------------------------------------------------ the choice
+def _by_onednn(a: Tensor, b: Tensor, columns: int) -> bool:
+    """Whether oneDNN computes the product of the rows of a and b, with so many columns. Inductor,
+    exported graphs and torch.func's transforms get torch's own operations."""
+    if torch.compiler.is_compiling() or library.exporting():
+        return False
+    return (a.numel() * columns >= LARGE and _onednn_linear() is not None
+            and a.dtype == b.dtype == torch.float32 and a.device.type == b.device.type == "cpu"
+            and not torch.is_autocast_enabled("cpu")
+            and not torch._C._are_functorch_transforms_active())
+
+
+@functools.cache
+def _onednn_linear():
+    """oneDNN's x (M,K), w (N,K), bias -> x w^T + bias, or None where MKL is to do everything:
+    because it is faster, or because this PyTorch does not have the other."""
+    if not cpu.onednn_is_faster():
+        return None
+    try:
+        multiply = torch.ops.mkldnn._linear_pointwise
+        multiply(torch.ones(2, 3), torch.ones(4, 3), None, "none", [], "")
+        return multiply
+    except (AttributeError, RuntimeError):
+        return None
+
+
+def _onednn(x, w, bias):
+    return _onednn_linear()(x, w, bias, "none", [], "")

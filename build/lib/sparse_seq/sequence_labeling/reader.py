@@ -1,0 +1,106 @@
+"""Reads tagged sentences: what is clear is read, the rest refused by file and line.
+
+Three kinds of file, told apart by their content:
+
+    token TAB tag            the original's .conll; further columns are ignored
+    token tag chunk          the same with blanks: no line of the file has a tab (CoNLL-2000)
+    1 TAB token TAB .. tag   CoNLL-U: ten columns, of which FORM and UPOS are read; comments (#),
+                             ranges of words (2-3) and empty nodes (2.1) are skipped
+
+A line of nothing but white space ends a sentence; the last sentence needs none (the original lost
+it), and two in a row make no empty sentence (which broke the original). Only blanks and tabs
+separate columns: a non-breaking space is a character like any other.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+Word = tuple[str, str]  # token, tag
+Sentence = list[Word]
+
+BYTE_ORDER_MARK = "\ufeff"  # of a file; also in its middle, where files were joined
+BLANKS = re.compile(r"[ \t]+")
+CONLLU_COLUMNS, FORM, UPOS = 10, 1, 3
+CONLLU_NUMBER = re.compile(r"\d+")
+CONLLU_SKIPPED = re.compile(r"\d+[-.]\d+")
+
+
+def lines_of(path: Path) -> list[str]:
+    """Raises ValueError if the file is not UTF-8."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from None
+    # Not splitlines(), to which U+0085 or a form feed inside of a token would be a line's end.
+    return [line.removeprefix(BYTE_ORDER_MARK) for line in text.removesuffix("\n").split("\n")]
+
+
+def read_sentences(path: Path) -> list[Sentence]:
+    """The sentences of a file. Raises ValueError naming the file, and the line that is unclear."""
+    lines = lines_of(path)
+    parse = kind_of(lines)
+    sentences: list[Sentence] = []
+    current: Sentence = []
+    for number, line in enumerate(lines, 1):
+        try:
+            word = parse(line) if line.strip() else None
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+        if word:
+            current.append(word)
+        elif current and not line.strip():
+            sentences.append(current)
+            current = []
+    if current:
+        sentences.append(current)
+    if any(len(s) > 1 for s in sentences) and all(map(_is_numbered, sentences)):
+        raise ValueError(f"{path} numbers its words in the first column, but is not CoNLL-U (ten "
+                         "columns, separated by tabs): give the columns token TAB tag")
+    return sentences
+
+
+def kind_of(lines: list[str]) -> Callable[[str], Word | None]:
+    """What turns a line of this file, not a blank one, into a word, or into None to be skipped."""
+    first = next((line for line in lines if line.strip() and not line.startswith("#")), "")
+    number, *others = first.split("\t")
+    if len(others) == CONLLU_COLUMNS - 1 and (CONLLU_NUMBER.fullmatch(number)
+                                              or CONLLU_SKIPPED.fullmatch(number)):
+        return conllu_word
+    return tabbed_word if any("\t" in line for line in lines if line.strip()) else spaced_word
+
+
+def conllu_word(line: str) -> Word | None:
+    columns = line.split("\t")
+    if line.startswith("#") or CONLLU_SKIPPED.fullmatch(columns[0]):
+        return None
+    if len(columns) != CONLLU_COLUMNS or not CONLLU_NUMBER.fullmatch(columns[0]):
+        raise ValueError("a word of CoNLL-U is a number and nine more columns, separated by tabs")
+    if columns[UPOS] == "_":
+        raise ValueError("this word has no tag (UPOS is _)")
+    return _complete(columns[FORM], columns[UPOS])
+
+
+def tabbed_word(line: str) -> Word:
+    token, tab, others = line.partition("\t")
+    if not tab:
+        raise ValueError("no tab between token and tag, as the other lines have")
+    return _complete(token, others.split("\t")[0])
+
+
+def spaced_word(line: str) -> Word:
+    columns = BLANKS.split(line.strip(" "))
+    if len(columns) < 2:
+        raise ValueError("a token without a tag: neither tab nor blank is in this line")
+    return _complete(columns[0], columns[1])
+
+
+def _complete(token: str, tag: str) -> Word:
+    token, tag = token.strip(" "), tag.strip(" ")
+    if not token or not tag:
+        raise ValueError(f"the {'tag' if token else 'token'} is missing")
+    return token, tag
+
+
+def _is_numbered(sentence: Sentence) -> bool:
+    return all(token == str(number) for number, (token, _) in enumerate(sentence, 1))

@@ -1,0 +1,32 @@
+"""What every score.py is told. Imports no torch: -h and typing mistakes answer at once."""
+
+import argparse
+
+READING = """\
+How the text is read. By default it is one continuous text, as in the paper's evaluation: {carry}.
+Each line's end is a token (<eos>), which is predicted and counts. With --independent each line is
+scored by itself, from a zero state behind a line's end: all its words are predicted, and its end.
+Perplexity per token: exp(-log-probability / predicted tokens), line ends among them. Per word: the
+same log-probability over the white-space separated words alone. Logarithms are natural ones.
+Unknown words are scored as <unk>, counted and named."""
+CARRY = ("the model's state is carried from line to line, and the first token of all, which "
+         "nothing precedes, is not predicted")
+
+
+def describe(parser: argparse.ArgumentParser, carry: str = CARRY, more: str = "") -> None:
+    """The definition of the numbers, below the flags in -h. carry: what continuous text means."""
+    parser.epilog = " ".join((READING.format(carry=carry) + " " + more).split())
+
+
+def add_text(parser: argparse.ArgumentParser, model: str) -> None:
+    """MODEL, TEXT and how the scores are printed."""
+    parser.add_argument("model", metavar="MODEL", help=model)
+    parser.add_argument("text", metavar="TEXT", nargs="?", default="-",
+                        help="text file, UTF-8, a sentence a line; - for standard input")
+    g = parser.add_argument_group("scores")
+    g.add_argument("--independent", action="store_true",
+                   help="each line by itself, from a zero state")
+    g.add_argument("--per-token", action="store_true", help="also each token's log-probability")
+    g.add_argument("--totals", action="store_true", help="the totals alone, no line per sentence")
+    g.add_argument("--json", action="store_true",
+                   help="one JSON object: the totals, and `sentences`, each with its numbers")

@@ -1,0 +1,77 @@
+"""fairseq's commands end as our scripts do, and one run at a time trains into a --save-dir.
+
+fairseq starts its commands through distributed_utils.call_main. Importing this module replaces it.
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from fairseq.dataclass.configs import FairseqConfig
+from fairseq.distributed import utils as distributed_utils
+from torch.multiprocessing import ProcessExitedException
+
+from harness.endings import BadInput, complain, orderly_exit
+from harness.lock import Lock
+
+
+class Processes:
+    """Those of one run, as harness.lock asks for them."""
+
+    def __init__(self):
+        self.many = torch.distributed.is_initialized()
+        self.is_global_zero = not self.many or torch.distributed.get_rank() == 0
+
+    def broadcast(self, value):
+        """The first process's value, in all of them."""
+        values = [value]
+        if self.many:
+            torch.distributed.broadcast_object_list(values)
+        return values[0]
+
+
+def call_main(cfg: FairseqConfig, main: Callable, **more) -> None:
+    """fairseq's, in which an error whose cause is known is one line and an exit code."""
+    if Path(main.__code__.co_filename).parts[-2:] == ("fairseq_cli", "train.py"):
+        main = functools.partial(train_alone, main)
+    with orderly_exit(sys.argv[0]):
+        try:
+            fairseq_call_main(cfg, main, **more)
+        except ProcessExitedException as error:  # a process of several, which has said why
+            if error.exit_code != 2:
+                raise
+            sys.exit(2)
+
+
+def train_alone(main: Callable, cfg: FairseqConfig, **more) -> None:
+    """fairseq-train's main, in each process, once no other run writes to --save-dir: of two, each
+    would overwrite the other's checkpoints, and checkpoint_best.pt would end as the worse one."""
+    if cfg.checkpoint.no_save:
+        return main(cfg, **more)
+    folder, processes = Path(cfg.checkpoint.save_dir), Processes()
+    lock = Lock(folder / ".lock")
+    try:
+        make(folder)
+        lock.acquire(f"--save-dir {folder}", processes)
+    except BadInput as error:
+        sys.exit(complain(sys.argv[0], error, 2) if processes.is_global_zero else 2)
+    try:
+        main(cfg, **more)
+    finally:
+        lock.release()
+
+
+def make(folder: Path) -> None:
+    """Makes the folder where it is missing. Raises BadInput if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--save-dir {folder}: {error.strerror}: {error.filename}") from error
+    if not os.access(folder, os.W_OK):
+        raise BadInput(f"--save-dir {folder}: the folder is read-only")
+
+
+fairseq_call_main, distributed_utils.call_main = distributed_utils.call_main, call_main

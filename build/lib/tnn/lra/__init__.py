@@ -1,0 +1,1 @@
+"""TNN on the Long Range Arena (Tay et al. 2021)."""

@@ -1,0 +1,52 @@
+"""The gates and the cell of a TrellisNet's level, forward and backward.
+
+Arrays are (time, N, H), a and the gates (time, N, 4H) in the order i, o, g, f; mask (N, H) or None.
+c_below(t) is the c that level t's cell starts from. dtype is that of the matrix products.
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+
+_through_sigmoid = torch.ops.aten.sigmoid_backward
+_through_tanh = torch.ops.aten.tanh_backward
+
+
+def gates_forward(a: Tensor, c_below: Tensor, mask: Tensor | None, dtype: torch.dtype
+                  ) -> tuple[Tensor, Tensor, Tensor]:
+    """The gates (they may take the place of a), c and the masked h."""
+    size = c_below.shape[-1]
+    if torch.compiler.is_compiling():
+        i, o, g, f = a.split(size, -1)
+        gates = torch.cat([i.sigmoid(), o.sigmoid(), g.tanh(), f.sigmoid()], -1)
+    else:
+        gates = a
+        gates[..., :2 * size].sigmoid_()
+        gates[..., 2 * size:3 * size].tanh_()
+        gates[..., 3 * size:].sigmoid_()
+    i, o, g, f = gates.split(size, -1)
+    c = torch.addcmul(i * g, f, c_below)
+    return gates, c, _hidden(o, c.tanh(), mask).to(dtype)
+
+
+def gates_backward(gates: Tensor, c_below: Tensor, c: Tensor, mask: Tensor | None, dh: Tensor,
+                   dc: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """From the gradients of h (not masked) and c: those of a and c_below; and again masked h."""
+    i, o, g, f = gates.split(c.shape[-1], -1)
+    tanh_c = c.tanh()
+    dc = dc + _through_tanh(dh * o, tanh_c)
+    da = torch.cat([_through_sigmoid(dc * g, i), _through_sigmoid(dh * tanh_c, o),
+                    _through_tanh(dc * i, g), _through_sigmoid(dc * c_below, f)], -1)
+    return da, dc * f, _hidden(o, tanh_c, mask).to(dtype)
+
+
+def _hidden(o: Tensor, tanh_c: Tensor, mask: Tensor | None) -> Tensor:
+    return o * tanh_c if mask is None else o * tanh_c * mask
+
+
+@functools.cache
+def compiled_gates() -> tuple:
+    """gates_forward and gates_backward by torch.compile, each of them one pass."""
+    return (torch.compile(gates_forward, dynamic=True),
+            torch.compile(gates_backward, dynamic=True))

@@ -1,0 +1,1 @@
+"""Sequential and permuted MNIST, sequential CIFAR-10."""
