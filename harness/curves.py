@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 
 from harness import files
@@ -65,7 +66,9 @@ class Curves:
         settings_path = folder / "args.json"
         with files.naming(settings_path):
             settings_path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-        self.board = SummaryWriter(str(folder), purge_step=step + 1)
+        leave_errors_to_the_run()
+        with files.naming(folder):
+            self.board = SummaryWriter(str(folder), purge_step=step + 1)
         announce(folder)
 
     @property
@@ -76,15 +79,30 @@ class Curves:
     def log(self, step: int, epoch: int, values: dict[str, float]) -> None:
         """One row per value; `train_loss` becomes train/loss on the board."""
         self._append([step, epoch, name, repr(float(value))] for name, value in values.items())
-        for name, value in values.items():
-            self.board.add_scalar(name.replace("_", "/", 1), value, step)
+        with files.naming(self.folder):
+            for name, value in values.items():
+                self.board.add_scalar(name.replace("_", "/", 1), value, step)
 
     def _append(self, rows) -> None:
         with files.naming(self.path), self.path.open("a", newline="") as file:
             csv.writer(file).writerows(rows)
 
     def close(self) -> None:
-        self.board.close()
+        with files.naming(self.folder):
+            self.board.close()
+
+
+def leave_errors_to_the_run() -> None:
+    """TensorBoard writes in a thread, which on a full disk would print a traceback; the same error
+    is raised in the run when it writes next."""
+    before = threading.excepthook
+
+    def quiet(args) -> None:
+        of_board = type(args.thread).__module__.startswith("tensorboard")
+        if not (of_board and isinstance(args.exc_value, OSError)):
+            before(args)
+    if before.__name__ != quiet.__name__:
+        threading.excepthook = quiet
 
 
 class TextLog:

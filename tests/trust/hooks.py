@@ -1,5 +1,6 @@
 """What a run's process can be made to do to itself. Installed in the forked child only."""
 
+import codecs
 import hashlib
 import io
 import json
@@ -13,12 +14,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from tests.trust import faults
 
+GROUP = 54320  # that all pretended users are in
 STAGES = ("begin", "half", "sync", "rename", "done")  # of a save, in order
 
 
 def install(journal: str = "", hold: dict | None = None, send: dict | None = None,
             poison: dict | None = None, refuse: dict | None = None, masks: str = "",
-            fault: dict | None = None) -> None:
+            fault: dict | None = None, user: int = 0) -> None:
     """journal: file that gets a line per backward pass and per update.
     hold: {"save": n, "stage": s}: the process stops itself inside its n-th save.
     send: {"signal": n, "where": "backward" | "update" | "save" | "evaluation", "at": k}: to itself.
@@ -26,6 +28,7 @@ def install(journal: str = "", hold: dict | None = None, send: dict | None = Non
     refuse: {"save": n, "errno": e}: the n-th save fails half-way.
     masks: file that gets a line per random mask drawn.
     fault: arguments of faults.arm.
+    user: the process becomes this user's, in the group of the same number.
     """
     events = Events(Path(journal) if journal else None, send)
     watch_updates(events, poison)
@@ -34,6 +37,13 @@ def install(journal: str = "", hold: dict | None = None, send: dict | None = Non
         watch_masks(Path(masks))
     if fault:
         faults.arm(**fault)
+    if user:
+        for name in ("cp437", "utf-32-le", "utf-8-sig", "latin-1"):
+            codecs.lookup(name)  # an interpreter below /root cannot import them later
+        os.umask(0o002)  # as where every user has a group of his own
+        os.setgroups([GROUP])
+        os.setgid(user)
+        os.setuid(user)
 
 
 class Events:

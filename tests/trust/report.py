@@ -18,7 +18,9 @@ HEADINGS = {
     "not finite": "NaN and infinity",
     "signals": "Ctrl-C and SIGTERM",
     "disk": "Saves that fail",
+    "crash points": "Every file operation a point of failure",
     "same --save": "Two runs with the same --save",
+    "users": "Several users",
     "bad input": "Texts, checkpoints and flags that make no sense",
 }
 
