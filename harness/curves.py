@@ -101,7 +101,7 @@ def leave_errors_to_the_run() -> None:
         of_board = type(args.thread).__module__.startswith("tensorboard")
         if not (of_board and isinstance(args.exc_value, OSError)):
             before(args)
-    if before.__name__ != quiet.__name__:
+    if getattr(before, "__name__", "") != quiet.__name__:
         threading.excepthook = quiet
 
 
