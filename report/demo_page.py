@@ -7,7 +7,15 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from report import page_facts, plots, provenance, published, step_numbers, training_curve
+from report import (
+    page_facts,
+    page_images,
+    plots,
+    provenance,
+    published,
+    step_numbers,
+    training_curve,
+)
 from report.errors import UserError
 from report.json_files import read_json, write_text
 from report.page_facts import Baseline
@@ -131,6 +139,7 @@ def card(name: str, steps: list[dict], lines: list[Line]) -> dict[str, Any]:
         "changed": next((step["changed"] for step in steps if step.get("changed")), None),
         "published": [f"{stage} {step_numbers.pair(values)} {step_numbers.NAMES[which]}"
                       for (stage, which), values in published.targets(lines, row).items()],
+        "images": [images for step in steps for images in pictures(step)],
         "samples": [sample for step in steps for sample in samples(step)],
         "commands": "\n".join(shlex.join(step["command"]) for step in steps),
     }
@@ -202,12 +211,20 @@ def by_length(steps: list[dict]) -> str:
     return f"; test perplexity by length: {', '.join(found)}" if found else ""
 
 
+def pictures(step: dict) -> list[dict[str, str]]:
+    """Test images with their predictions, of each predictions.txt the step has written."""
+    folder = page_facts.folder_of(step)
+    found = [page_images.of_digits(folder, step["folder"] / name)
+             for name in step["artifacts"] if name == "predictions.txt"]
+    return [images for images in found if images]
+
+
 def samples(step: dict) -> list[dict[str, str]]:
     """The beginning of each text the step has written."""
     found = []
     for name in step["artifacts"]:
         path = step["folder"] / name
-        if name.endswith(".txt") and path.is_file():
+        if name.endswith(".txt") and name != "predictions.txt" and path.is_file():
             text = path.read_text(errors="replace")
             cut = " ..." if len(text) > SAMPLE_CHARACTERS else ""
             found.append({"file": name, "step": step["step"],

@@ -102,12 +102,17 @@ def sentence(step: dict) -> str:
     return f"{system.name} {system.does}".format(**words)
 
 
+def folder_of(step: dict) -> Path | None:
+    """The same, as a path that can be opened from anywhere."""
+    folder = data_of(step)
+    return folder if folder is None or folder.is_absolute() else step["folder"] / folder
+
+
 def baseline(step: dict) -> Baseline | None:
     """What a guess would get on the step's data; None where that is not known."""
-    folder = data_of(step)
+    folder = folder_of(step)
     if folder is None:
         return None
-    folder = folder if folder.is_absolute() else step["folder"] / folder
     if folder.name in CLASSES:
         return Baseline(math.log(CLASSES[folder.name]), "chance")
     for counts in (word_counts(folder), tag_counts(folder), binarised_counts(folder)):

@@ -30,6 +30,10 @@ demo-trellisnet: setup data-pydoc data-digits  ## the demo's TrellisNet alone
 		digits-trellisnet main -- trellisnet/seq_MNIST_CIFAR/seq_mnist_cifar.py \
 		--data data/digits --no-permute --nhid 40 --nlevels 7 --dilation 1 1 2 4 8 16 32 \
 		--lr 1e-2 --dropout 0 --dropouti 0.1 --epochs 12 --log-interval 10
+	$(call DEMO,trellis-smnist,"digits of 8 x 8 pixels in place of 28 x 28; 40 channels and 7 levels") \
+		digits-trellisnet predict --artifact predictions.txt -- \
+		trellisnet/seq_MNIST_CIFAR/seq_mnist_cifar.py --data data/digits --no-permute --eval \
+		--load Trellis_seqMNIST_CIFAR.pt --predictions predictions.txt
 
 trellis-demo = $(call DEMO,trellis-ptb,"64 channels and 6 levels in place of 1000 and 58; 1 epoch")
 

@@ -203,3 +203,25 @@ def test_every_training_script_is_described():
     root = Path(page_facts.__file__).resolve().parent.parent
     for system in page_facts.SYSTEMS:
         assert (root / system.script).exists()
+
+
+def test_images_are_shown_with_what_the_model_said(tmp_path, capsys):
+    np = pytest.importorskip("numpy")
+    data = tmp_path / "digits"
+    data.mkdir()
+    np.savez(data / "digits.npz", test_images=np.zeros((20, 8, 8)), test_labels=np.arange(20) % 10)
+    row = tmp_path / "demo" / "digits-trellisnet"
+    row.mkdir(parents=True)
+    (row / "predictions.txt").write_text("".join(f"{i % 10} {7 if i == 3 else i % 10}\n"
+                                                 for i in range(20)))
+    step = make_step("digits-trellisnet", "predict", curve=[], artifacts=["predictions.txt"],
+                     command=["trellisnet/seq_MNIST_CIFAR/seq_mnist_cifar.py", "--data",
+                              str(data)], final={"test_acc": 95.0})
+    text, _ = make_page(tmp_path, capsys, step)
+    assert ("The first 16 test images, above each what the model says; 1 of all 20 are wrong."
+            in Page(text).text)
+    (figure,) = figures_of(text)
+    assert "7, is 3" in figure
+    assert figure.count("<image") == 16
+    (row / "predictions.txt").write_text(NASTY)  # not what the step wrote
+    assert "images, above each" not in make_page(tmp_path, capsys, step)[0]

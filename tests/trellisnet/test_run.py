@@ -92,7 +92,14 @@ def test_load_a_classifier_with_its_order_of_pixels(trained, folder):
     """The order is the file's, not that of --seed."""
     source, _ = trained("seq")
     content = files.read(source / "m.pt")
-    run = train("seq", folder, "--load", source / "m.pt", "--eval", "--seed", "99")
+    said = folder / "said.txt"
+    run = train("seq", folder, "--load", source / "m.pt", "--eval", "--seed", "99",
+                "--predictions", said)
+    pairs = [line.split() for line in said.read_text().splitlines()]
+    assert run.losses[1] == pytest.approx(
+        100 * sum(label == prediction for label, prediction in pairs) / len(pairs))
+    with pytest.raises(SystemExit):  # nothing is overwritten
+        train("seq", folder, "--load", source / "m.pt", "--eval", "--predictions", said)
     assert run.losses == (content["test_loss"], content["test_accuracy"])
     assert run.facts["permutation"] == content["permutation"] != [*range(16)]
 

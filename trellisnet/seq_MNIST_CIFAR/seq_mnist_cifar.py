@@ -43,10 +43,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--eval-dropout", action="store_true",
                    help="leave the dropout of pixels and logits on in the test, as the original "
                         "did: the accuracy is then random and too low")
+    p.add_argument("--predictions", default="", metavar="FILE",
+                   help="with --eval: a new file, `label prediction` for each test image")
     flags.add_training(p, lr=4e-3, clip=0.5, epochs=200, batch_size=64, when=[50, 75, 90],
                        anneal=10)
     flags.add_run(p, "Trellis_seqMNIST_CIFAR", HERE)
     args = flags.parse(p, argv)
+    if args.predictions and not args.eval:
+        p.error("--predictions needs --eval")
+    if args.predictions and Path(args.predictions).exists():
+        p.error(f"--predictions: {args.predictions} is there already; give another name")
     if args.data is None:
         args.data = str(HERE / ("data" if args.cifar else "data/mnist"))
     return args
@@ -181,11 +187,12 @@ def report(run: ImageRun, number: int, planned: int) -> None:
 
 
 @torch.no_grad()
-def test(run: ImageRun) -> None:
-    """Mean loss and accuracy (percent) on the test images, reported and kept in run.losses. Raises
-    FloatingPointError if the loss is not finite."""
+def test(run: ImageRun) -> list[tuple[int, int]]:
+    """Mean loss and accuracy (percent) on the test images, reported and kept in run.losses. Returns
+    (label, prediction) of each. Raises FloatingPointError if the loss is not finite."""
     run.loss.eval()
     total, correct, n = 0.0, 0, len(run.test)
+    predictions: list[tuple[int, int]] = []
     for rows in batches(n, run.args.batch_size):
         run.keeper.stop_if_asked()
         pixels, labels = run.test.batch(rows)
@@ -193,11 +200,13 @@ def test(run: ImageRun) -> None:
             scores: Tensor = run.model(pixels, run.args.eval_dropout)
         total += torch.nn.functional.nll_loss(scores.float(), labels, reduction="sum").item()
         correct += (scores.argmax(1) == labels).sum().item()
+        predictions += zip(labels.tolist(), scores.argmax(1).tolist(), strict=True)
     run.losses = total / n, 100 * correct / n
     run.keeper.say("\n" + TEST_LINE.format(loss=total / n, correct=correct, total=n,
                                            percent=100 * correct / n) + "\n")
     run.keeper.log(test_loss=total / n, test_acc=100 * correct / n)
     run.keeper.check_finite(total / n, "the test loss")
+    return predictions
 
 
 def train(run: ImageRun) -> None:
@@ -224,7 +233,10 @@ def main(argv: list[str] | None = None) -> ImageRun:
     with keep(SCRIPT, args) as keeper:
         run = build(args, keeper)
         if args.eval:
-            test(run)
+            predictions = test(run)
+            if args.predictions and keeper.fabric.is_global_zero:
+                with bad_input("--predictions: "), open(args.predictions, "x") as file:
+                    file.writelines(f"{label} {said}\n" for label, said in predictions)
         else:
             run.say_settings()
             train(run)
