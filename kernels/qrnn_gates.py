@@ -91,14 +91,15 @@ class _Gates(Function):
 @torch.library.custom_op("sequence_papers::qrnn_gates", mutates_args=())
 def _gates(y: Tensor, c0: Tensor | None, keep: Tensor | None, scale: float,
            gates: int) -> tuple[Tensor, Tensor, Tensor]:
-    c, h = _forward(*contiguous(y, c0, keep), scale, gates)
+    c, h = _forward(*contiguous(y, c0, keep), scale=scale, gates=gates)
     return c.clone() if h is None else h, c[-1:].clone(), c
 
 
 @torch.library.custom_op("sequence_papers::qrnn_gates_backward", mutates_args=())
 def _gates_backward(y: Tensor, c0: Tensor | None, keep: Tensor | None, c: Tensor, scale: float,
                     gates: int, dh: Tensor, dc_last: Tensor) -> tuple[Tensor, Tensor]:
-    dy, dc0 = _backward(*contiguous(y, c0, keep), c, scale, gates, dh, dc_last)
+    dy, dc0 = _backward(*contiguous(y, c0, keep), c=c, scale=scale, gates=gates, dh=dh,
+                        dc_last=dc_last)
     return dy, y.new_empty(0) if dc0 is None else dc0
 
 
