@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -240,8 +241,16 @@ def test_logs_of_a_read_only_checkout_go_to_the_working_directory(tmp_path, monk
 def site(tmp_path_factory):
     """A folder with what a wheel of this tree installs."""
     folder = tmp_path_factory.mktemp("wheel")
+    tree = folder / "tree"  # setuptools builds in the tree
+    no_data = shutil.ignore_patterns("data", "logs", "checkpoints", "__pycache__")
+    tree.mkdir()
+    for name in (*FOLDERS, "pyproject.toml", "README.md", "LICENSE"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tree / name, ignore=no_data)
+        else:
+            shutil.copy(ROOT / name, tree / name)
     subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation",
-                    "-w", folder, ROOT], check=True, capture_output=True)
+                    "-w", folder, tree], check=True, capture_output=True)
     wheel, = folder.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(folder / "site")
     return folder / "site"

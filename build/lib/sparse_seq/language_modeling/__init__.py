@@ -1,1 +1,0 @@
-"""Dense and sparse AWD-LSTM language models."""

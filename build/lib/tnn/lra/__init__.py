@@ -1,1 +1,0 @@
-"""TNN on the Long Range Arena (Tay et al. 2021)."""

@@ -1,1 +1,0 @@
-"""Sequential and permuted MNIST, sequential CIFAR-10."""

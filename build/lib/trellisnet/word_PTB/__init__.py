@@ -1,1 +1,0 @@
-"""Word-level Penn Treebank."""
