@@ -118,6 +118,7 @@ class SplitCrossEntropyLoss(nn.Module):
         self.splits = splits
         self.nsplits = len(splits) + 1
         self.verbose = verbose
+        self._edges: Tensor | None = None    # `splits`, on the device of the last targets
         if splits:
             self.tail_vectors = nn.Parameter(torch.zeros(self.nsplits - 1, hidden_size))
             self.tail_bias = nn.Parameter(torch.zeros(self.nsplits - 1))
@@ -137,8 +138,23 @@ class SplitCrossEntropyLoss(nn.Module):
     def _part_of(self, targets: Tensor) -> Tensor:
         """Part of each target word: (N) int64 in 0..K-1."""
         # Integer comparison counts; adding boolean masks would saturate at one.
-        splits = torch.tensor(self.splits, device=targets.device)
-        return torch.bucketize(targets, splits, right=True)
+        if torch.compiler.is_compiling():
+            edges = torch.tensor(self.splits, device=targets.device)
+        else:  # made once: a GPU would be waited for each time
+            if self._edges is None or self._edges.device != targets.device:
+                self._edges = torch.tensor(self.splits, device=targets.device)
+            edges = self._edges
+        return torch.bucketize(targets, edges, right=True)
+
+    def _rows_of(self, part: Tensor) -> list[Tensor]:
+        """The numbers of the rows of each part but the head: K-1 tensors."""
+        if not part.is_cuda or torch.compiler.is_compiling():
+            return [(part == k).nonzero().squeeze(1) for k in range(1, self.nsplits)]
+        # Sorted, so that the host waits for the GPU once, not once a part.
+        ordered, rows = part.sort(stable=True)
+        wanted = torch.arange(1, self.nsplits + 1, device=part.device)
+        starts = torch.searchsorted(ordered, wanted).tolist()
+        return [rows[start:end] for start, end in pairwise(starts)]
 
     def split_on_targets(self, hiddens: Tensor,
                          targets: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -163,8 +179,7 @@ class SplitCrossEntropyLoss(nn.Module):
         # While torch.compile traces, nobody knows how many rows a part has, nor whether it has any.
         compiling = torch.compiler.is_compiling()
         of_part = linear_cross_entropy_plain if compiling else linear_cross_entropy
-        for k in range(1, self.nsplits):
-            rows = (part == k).nonzero().squeeze(1)
+        for k, rows in enumerate(self._rows_of(part), 1):
             if compiling or len(rows):
                 loss = loss + of_part(hiddens[rows], weights[k], biases[k],
                                       targets[rows] - self.splits[k - 1])

@@ -83,8 +83,8 @@ def has_triton() -> bool:
     found = importlib.util.find_spec("triton") is not None
     if not found:
         warnings.warn(
-            "kernels: Triton is not installed, so a GPU gets many small operations in place of a few "
-            "(QRNN, TrellisNet, TNN). Install `triton` to avoid that.",
+            "kernels: Triton is not installed, so a GPU gets many small operations in place of a "
+            "few (QRNN, TrellisNet, TNN). Install `triton` to avoid that.",
             stacklevel=2,
         )
     return found

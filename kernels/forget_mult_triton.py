@@ -10,6 +10,9 @@ import triton
 import triton.language as tl
 
 BLOCK = 128
+# One for each 32 columns: no thread needs another's numbers then, and the loop over time has no
+# barrier.
+WARPS = BLOCK // 32
 
 
 @triton.jit
@@ -57,9 +60,7 @@ def _backward_kernel(
 def _launch(kernel, f, c0, *arrays):
     T, N = len(f), f[0].numel()
     total = tl.float64 if f.dtype == torch.float64 else tl.float32
-    # A warp for each 32 columns: then no thread needs another's numbers, and the loop over time has
-    # no barrier.
-    options = {"HAS_C0": c0 is not None, "SUM": total, "BLOCK": BLOCK, "num_warps": BLOCK // 32}
+    options = {"HAS_C0": c0 is not None, "SUM": total, "BLOCK": BLOCK, "num_warps": WARPS}
     with torch.cuda.device_of(f):  # Triton launches on the current device, which need not be f's
         kernel[(triton.cdiv(N, BLOCK),)](*arrays, T, N, **options)
 

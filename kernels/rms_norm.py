@@ -20,7 +20,8 @@ WIDEST = 1 << 14  # a row is kept in the registers of one block of threads
 
 def has_kernel(x: Tensor) -> bool:
     """Not while compiling or under torch.func."""
-    return (x.is_cuda and 0 < x.shape[-1] <= WIDEST and x.numel() > 0 and not torch.compiler.is_compiling()
+    return (x.is_cuda and 0 < x.shape[-1] <= WIDEST and x.numel() > 0
+            and not torch.compiler.is_compiling()
             and not torch._C._are_functorch_transforms_active() and has_triton())
 
 

@@ -22,6 +22,12 @@ def gates_forward(a: Tensor, c_below: Tensor, mask: Tensor | None, dtype: torch.
         from kernels import gates_triton
 
         return gates_triton.forward(a, c_below, mask, dtype)
+    return eager_forward(a, c_below, mask, dtype)
+
+
+def eager_forward(a: Tensor, c_below: Tensor, mask: Tensor | None, dtype: torch.dtype
+                  ) -> tuple[Tensor, Tensor, Tensor]:
+    """gates_forward by torch's operations."""
     size = c_below.shape[-1]
     if torch.compiler.is_compiling():
         i, o, g, f = a.split(size, -1)
@@ -43,6 +49,12 @@ def gates_backward(gates: Tensor, c_below: Tensor, c: Tensor, mask: Tensor | Non
         from kernels import gates_triton
 
         return gates_triton.backward(gates, c_below, c, mask, dh, dc, dtype)
+    return eager_backward(gates, c_below, c, mask, dh, dc, dtype)
+
+
+def eager_backward(gates: Tensor, c_below: Tensor, c: Tensor, mask: Tensor | None, dh: Tensor,
+                   dc: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """gates_backward by torch's operations."""
     i, o, g, f = gates.split(c.shape[-1], -1)
     tanh_c = c.tanh()
     dc = dc + _through_tanh(dh * o, tanh_c)

@@ -8,10 +8,12 @@ executed; "path" is put first on sys.path, "cwd" is where it runs. Its report ho
 """
 
 import contextlib
+import faulthandler
 import importlib
 import io
 import json
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -21,6 +23,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 def main() -> None:
     jobs, reports = Path(sys.argv[1]), Path(sys.argv[2])
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # where does it stand?
     import torch
     torch.set_num_threads(1)
     given = json.loads(jobs.read_text())

@@ -19,7 +19,7 @@ from kernels import rms_norm_triton as norm
 
 F32, BF16, I32, F64 = "*fp32", "*bf16", "i32", "*fp64"
 GATES = {"num_warps": gates.WARPS}, {"BLOCK": gates.BLOCK}
-FORGET = {"num_warps": forget.BLOCK // 32}, {"BLOCK": forget.BLOCK}
+FORGET = {"num_warps": forget.WARPS}, {"BLOCK": forget.BLOCK}
 KERNELS = {
     "gates forward": (gates._forward_kernel, [F32] * 5 + [I32] * 3, *GATES, {"HAS_MASK": True}),
     "gates forward, bf16": (gates._forward_kernel, [F32] * 4 + [BF16] + [I32] * 3, *GATES,
