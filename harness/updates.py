@@ -23,6 +23,11 @@ from harness.forecast import Forecast
 MASKED = ("_step_supports_amp_scaling", "reads_found_inf")
 
 
+def inner(optimizer) -> torch.optim.Optimizer:
+    """The optimiser itself, without Fabric's around it."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
 class Updates:
     """The part of Keeper that an update calls. It has `args`, `writes`, `run`, `fabric` and
     `waiting`."""
@@ -52,10 +57,17 @@ class Updates:
             return self.waiting.check(module, loss, where)
         return machine.gradient_norm(self.fabric, module, loss, where)
 
-    def clip_gradients(self, module: nn.Module, loss: Tensor | float, most: float) -> None:
+    def clip_gradients(self, module: nn.Module, loss: Tensor | float, most: float,
+                       optimizer=None) -> None:
         """Scales all gradients of `module` so that their norm is at most `most` (0 or less: leaves
-        them as they are). Raises FloatingPointError like gradient_norm."""
+        them as they are). optimizer: needed with 16-mixed. Raises FloatingPointError like
+        gradient_norm."""
         norm = self.gradient_norm(module, loss)
+        if most > 0 and (scaler := machine.scaler_of(self.fabric)) is not None:
+            # Not by Fabric, which refuses a fused optimiser here; torch's scaler does not.
+            scaler.unscale_(inner(optimizer))
+            norm = torch.nn.utils.get_total_norm(
+                [p.grad for p in module.parameters() if p.grad is not None])
         if most > 0:
             torch.nn.utils.clip_grads_with_norm_(module.parameters(), most, norm)
 
@@ -161,15 +173,15 @@ class Waiting:
     def step(self, optimizer) -> None:
         """optimizer.step(), masked on a GPU: one of torch's fused optimisers, or common.asgd's,
         looks at the flag itself. For any other the host waits."""
-        inner = getattr(optimizer, "optimizer", optimizer)   # within Fabric's
+        own = inner(optimizer)
         if not self.deferred or self._found_inf is None:
             optimizer.step()
-        elif any(getattr(inner, name, False) for name in MASKED):
-            inner.grad_scale, inner.found_inf = None, self._found_inf
+        elif any(getattr(own, name, False) for name in MASKED):
+            own.grad_scale, own.found_inf = None, self._found_inf
             try:
                 optimizer.step()
             finally:
-                del inner.grad_scale, inner.found_inf
+                del own.grad_scale, own.found_inf
         else:
             self.read()
             optimizer.step()

@@ -11,6 +11,7 @@ def one_thread():
     """For the tests' tiny tensors a second thread costs more than it gains: a hundred times more
     where another program wants the cores too. It also makes sums come out in one order."""
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # on a GPU too, results are compared to rounding
 
 
 @pytest.fixture(autouse=True)

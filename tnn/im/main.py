@@ -49,7 +49,7 @@ from tnn.im.run import (
 )
 from tnn.im.utils import (
     Smoothed,
-    correct_in_top,
+    hits_in_top,
     make_optimizer,
     make_schedule,
     reported,
@@ -137,10 +137,19 @@ def train_epoch(run: Run) -> None:
     run.train.sampler.set_epoch(p.epoch, p.update * args.accumulate * args.batch_size)
     reading = batches(run.train)
     groups = (next_group(run, reading) for _ in range(p.update, run.updates))
+
+    def count(*parts: float) -> None:
+        loss.add(sum(parts))
+        p.loss = loss.state()
+
+    def fields() -> str:
+        run.keeper.settle()
+        return f"lr: {run.lr:.6f}  loss: {loss}"
+
     for group in reported(groups, f"Epoch: [{p.epoch}]", run.updates, p.update, run.keeper.say,
-                          lambda: f"lr: {run.lr:.6f}  loss: {loss}"):
-        loss.add(one_update(run, group))
-        p.update, p.step, p.loss = p.update + 1, p.step + 1, loss.state()
+                          fields):
+        run.keeper.later(count, *one_update(run, group), over="own")
+        p.update, p.step = p.update + 1, p.step + 1
         run.keeper.after_update()
         if run.keeper.out_of_steps():
             return
@@ -157,10 +166,10 @@ def next_group(run: Run, reading) -> list:
     return group
 
 
-def one_update(run: Run, group: list) -> float:
-    """Forward and backward on each batch of the group, clipping, step; returns the loss. Raises
-    FloatingPointError before the step if the loss or a gradient is not finite."""
-    args, total = run.args, 0.0
+def one_update(run: Run, group: list) -> list[torch.Tensor]:
+    """Forward and backward on each batch of the group, clipping, step; returns the parts of the
+    loss. Raises FloatingPointError before the step if the loss or a gradient is not finite."""
+    args, losses = run.args, []
     run.optimizer.zero_grad()
     for i, batch in enumerate(group, 1):
         images, target = run.fabric.to_device(batch)
@@ -169,15 +178,12 @@ def one_update(run: Run, group: list) -> float:
         with run.fabric.no_backward_sync(run.net, enabled=i < len(group)):
             loss = loss_of(args, run.net(images), target) / len(group)
             run.fabric.backward(loss)
-        total += loss.item()
-    run.keeper.gradient_norm(run.model, total)
-    if args.clip_grad is not None:
-        run.fabric.clip_gradients(run.net, run.optimizer, max_norm=args.clip_grad,
-                                  error_if_nonfinite=False)
-    run.optimizer.step()
+        losses.append(loss.detach())
+    run.keeper.clip_gradients(run.model, sum(losses), args.clip_grad or 0, run.optimizer)
+    run.keeper.step(run.optimizer)
     if run.ema:
         run.ema.update(run.model)
-    return total
+    return losses
 
 
 def loss_of(args, logits, target):
@@ -193,18 +199,26 @@ def evaluate(run: Run, model: torch.nn.Module) -> dict[str, float]:
     """Mean loss over batches, and accuracy in percent over images; in float32."""
     model.eval()
     loss, acc1, acc5, damaged = Smoothed(), Smoothed(), Smoothed(), None
+
+    def fields() -> str:
+        run.keeper.settle()
+        return f"loss: {loss}  acc1: {acc1}  acc5: {acc5}"
+
     try:
         for images, labels in reported(batches(run.val), "Test:", len(run.val), 0, run.keeper.say,
-                                       lambda: f"loss: {loss}  acc1: {acc1}  acc5: {acc5}"):
+                                       fields):
             if run.fabric.world_size == 1:  # processes may have different numbers of batches
                 run.keeper.stop_if_asked()
             images, labels = run.fabric.to_device((images, labels))
             logits = model(images.to(next(model.parameters()).dtype)).float()
-            loss.add(cross_entropy(logits, labels).item())
-            for series, value in zip((acc1, acc5), correct_in_top(logits, labels), strict=True):
-                series.add(value, len(labels))
+            count = len(labels)
+            found = cross_entropy(logits, labels), *hits_in_top(logits, labels)
+            run.keeper.later(lambda value, one, five, count=count: (
+                loss.add(value), acc1.add(100 * one / count, count),
+                acc5.add(100 * five / count, count)), *found, over="own")
     except DamagedPicture as error:
         damaged = error
+    run.keeper.settle()
     refuse_together(run.keeper, damaged)
     sums = machine.total(run.fabric, *(v for s in (loss, acc1, acc5) for v in (s.total, s.count)))
     values = [total / max(count, 1) for total, count in zip(sums[0::2], sums[1::2], strict=True)]
@@ -219,6 +233,7 @@ def report(run: Run, stats: dict[str, float]) -> None:
 
 def train_stats(run: Run) -> dict[str, float]:
     """The epoch's mean loss over all processes, said in the original's words."""
+    run.keeper.settle()
     loss = Smoothed(run.progress.loss)
     if run.fabric.world_size > 1:
         loss.total = machine.mean(run.fabric, torch.tensor(loss.total, device=run.fabric.device))

@@ -36,23 +36,23 @@ class Mixup:
             raise ValueError(f"mixup pairs the images of a batch, and {b} is odd")
         if self.mode == "batch":
             lam, use_cutmix = self._draw_for_batch()
-            weights = torch.tensor(self._mix(x, x.flip(0), lam, use_cutmix))
+            weights = x.new_full((), self._mix(x, x.flip(0), lam, use_cutmix))
         elif self.mode == "pair":
             weights = self._mix_each(x, b // 2, both=True)
             weights = torch.cat([weights, weights.flip(0)])[:, None]
         else:
             weights = self._mix_each(x, b, both=False)[:, None]
-        return x, self._targets(labels, weights.to(x))
+        if x.is_cuda:  # a copy that nobody waits for
+            weights = weights if weights.is_cuda else weights.pin_memory()
+        return x, self._targets(labels, weights.to(x, non_blocking=x.is_cuda))
 
     def _mix_each(self, x, count, both):
         lams, use_cutmix = self._draw_for_each(count)
         partners = x.flip(0)
         for i in range(count):
             if both:  # the partner gets the same weight and the same box
-                rows = [i, len(x) - 1 - i]
-                mixed = x[rows]
-                lams[i] = self._mix(mixed, partners[rows], lams[i], use_cutmix[i])
-                x[rows] = mixed
+                rows = slice(i, len(x) - i, len(x) - 1 - 2 * i)
+                lams[i] = self._mix(x[rows], partners[rows], lams[i], use_cutmix[i])
             else:
                 lams[i] = self._mix(x[i:i + 1], partners[i:i + 1], lams[i], use_cutmix[i])
         return torch.from_numpy(lams)

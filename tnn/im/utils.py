@@ -49,10 +49,10 @@ def make_schedule(optimizer: torch.optim.Optimizer, args: Namespace):
     return schedule
 
 
-def correct_in_top(logits: Tensor, labels: Tensor, ks=(1, 5)) -> list[float]:
-    """Percent of the labels (b,) that are among the k highest logits (b, classes), for each k."""
+def hits_in_top(logits: Tensor, labels: Tensor, ks=(1, 5)) -> list[Tensor]:
+    """How many of the labels (b,) are among the k highest logits (b, classes), for each k."""
     ranked = logits.topk(min(max(ks), logits.shape[1]), dim=1).indices.eq(labels[:, None])
-    return [100 * ranked[:, :k].any(1).sum().item() / len(labels) for k in ks]
+    return [ranked[:, :k].any(1).sum() for k in ks]
 
 
 # --------------------------------------------------------------------------------------- log

@@ -16,6 +16,7 @@ the experiment files; both are in recipes.py, and each value has a flag.
 import argparse
 import sys
 import time
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -93,19 +94,21 @@ def evaluate(run: Run, data) -> tuple[float, float]:
     run.model.eval()
     args, fabric = run.args, run.fabric
     order = evaluation_batches(len(data), args.batch_size, fabric, args.eval_drop_last)
-    loss, hits, seen, damaged = 0.0, 0, 0, None
+    losses, right, seen, damaged = [], [], 0, None
     try:
         for x, y, lengths in loader(data, order, run.task.collate, args.workers, fabric):
             if fabric.world_size == 1:  # the others may have another number of batches
                 run.keeper.stop_if_asked()
             with fabric.autocast():
                 logits = run.model(x, lengths)
-            loss += F.cross_entropy(logits.float(), y, reduction="sum").item()
-            hits += (logits.argmax(-1) == y).sum().item()
+            losses.append(F.cross_entropy(logits.float(), y, reduction="sum"))
+            right.append((logits.argmax(-1) == y).sum())
             seen += len(y)
     except DamagedPicture as error:
         damaged = error
     refuse_together(run.keeper, damaged)
+    # Read here, not batch by batch: each time a GPU would be waited for.
+    loss, hits = (sum(torch.stack(values).tolist()) if values else 0 for values in (losses, right))
     loss, hits, seen = machine.total(fabric, loss, hits, seen)
     if not seen:
         raise BadInput(f"--eval-drop-last leaves nothing of {len(data)} samples in batches of "
@@ -137,9 +140,9 @@ def train_epoch(run: Run) -> bool:
                disable=None if fabric.is_global_zero else True)
     with bar:
         while p.batch < len(order) and not run.keeper.out_of_steps():
-            loss = one_update(run, next_group(run, batches))
+            one_update(run, next_group(run, batches))
             p.seconds = time.time() - started
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.set_postfix(loss=f"{run.last_loss:.3f}", refresh=False)
             bar.update(p.batch - bar.n)
             run.keeper.after_update()
     return p.batch == len(order)
@@ -156,10 +159,10 @@ def next_group(run: Run, batches) -> list:
     return group
 
 
-def one_update(run: Run, group: list) -> float:
-    """Forward and backward on each batch of the group, then the step; returns the last batch's
-    loss. Raises FloatingPointError before the step if a loss or a gradient is not finite."""
-    args, p, start = run.args, run.progress, time.time()
+def one_update(run: Run, group: list) -> None:
+    """Forward and backward on each batch of the group, then the step. Raises FloatingPointError
+    before the step if a loss or a gradient is not finite."""
+    args, p, keeper, start = run.args, run.progress, run.keeper, time.time()
     watched = (p.step + 1) % args.log_interval == 0
     run.optimizer.zero_grad()
     losses = []
@@ -169,28 +172,30 @@ def one_update(run: Run, group: list) -> float:
             logits = run.net(x, lengths)
             loss = F.cross_entropy(logits, y)
             run.fabric.backward(loss / len(group))
-        losses.append(loss.item())
-        p.loss += losses[-1] * len(y)
-        p.hits += (logits.argmax(-1) == y).sum().item()
-        p.seen += len(y)
+        losses.append(loss.detach())
+        keeper.later(partial(run.count, len(y)), losses[-1], (logits.argmax(-1) == y).sum(),
+                     over="own")
         p.batch += 1
-    run.keeper.gradient_norm(run.model, sum(losses))
+    keeper.gradient_norm(run.model, sum(losses))
     lr = args.lr * cosine_factor(p.step, args.warmup, args.total_steps, args.lr_after_end)
     for parameters in run.optimizer.param_groups:
         parameters["lr"] = lr
-    run.optimizer.step()
+    keeper.step(run.optimizer)
     p.step += 1
     if watched:
-        run.keeper.log(**{"trainer/loss": losses[-1], "trainer/epoch": p.epoch, "trainer/lr": lr,
-                          "timer/step": time.time() - start},
-                       **{f"norm/{i}": v.item() for i, v in enumerate(run.model.watch)})
-    return losses[-1]
+        keeper.later(lambda loss, *norms: keeper.log(
+            **{"trainer/loss": loss, "trainer/epoch": p.epoch, "trainer/lr": lr,
+               "timer/step": time.time() - start},
+            **{f"norm/{i}": norm for i, norm in enumerate(norms)}),
+            losses[-1], *run.model.watch, over="own")
+        keeper.settle()
 
 
 def end_of_epoch(run: Run, whole: bool) -> None:
     """Evaluates, reports, keeps the best model. Of an epoch that --max-steps cuts short none is
     kept unless there is no other: the state of the run knows nothing of it."""
     p, start = run.progress, time.time()
+    run.keeper.settle()
     loss, hits, seen = machine.total(run.fabric, p.loss, p.hits, p.seen)
     scores = evaluate_both(run) | {"train_loss": loss / seen, "train": 100 * hits / seen}
     p.max_test = max(p.max_test, scores["test"])

@@ -4,6 +4,7 @@ Everything that the next update depends on is in the training state, so that a r
 on the CPU, the same bits as one that never stopped.
 """
 
+import math
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,12 @@ class Run:
     net: nn.Module
     optimizer: torch.optim.Optimizer
     progress: Progress
+    last_loss: float = math.nan     # of the last batch that has been read
+
+    def count(self, samples: int, loss: float, hits: float) -> None:
+        """One more batch, with its mean loss."""
+        p, self.last_loss = self.progress, loss
+        p.loss, p.hits, p.seen = p.loss + loss * samples, p.hits + int(hits), p.seen + samples
 
     @property
     def fabric(self):

@@ -34,7 +34,8 @@ def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.op
     """AdamW with one group: the decay acts on biases, norms, embeddings and encoders too."""
     trained = [p for p in model.parameters() if p.requires_grad]
     return torch.optim.AdamW(trained, lr=lr, betas=(0.9, 0.999), eps=1e-8,
-                             weight_decay=weight_decay)
+                             weight_decay=weight_decay,
+                             fused=all(p.is_cuda for p in trained) or None)
 
 
 def counts(model: nn.Module) -> tuple[int, int, int]:
