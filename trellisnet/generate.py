@@ -138,8 +138,11 @@ def run(args: Namespace) -> None:
     start = prompt_ids(args.prompt, spaced, trained.words)
     torch.manual_seed(args.seed)  # building the model has drawn from the stream
     between = " " if spaced else ""
-    with (open(1, "w", encoding="utf-8", closefd=False) if args.outf == "-"
-          else open(args.outf, "w", encoding="utf-8")) as out, fabric.autocast():
+    to_stdout = args.outf == "-"
+    with bad_input("--outf: "):
+        file = open(1 if to_stdout else args.outf, "w", encoding="utf-8",  # noqa: SIM115
+                    closefd=not to_stdout)
+    with file as out, fabric.autocast():
         out.write(args.prompt + between if args.prompt else "")
         for word in generate(trained.loss, start, args.words, args.temperature, args.top_k):
             token = trained.words[word]

@@ -47,6 +47,7 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor, nn
 
+from harness.endings import orderly_exit
 from trellisnet.trellisnet import TrellisNet, tap_major
 
 TORCH_TO_OURS = (0, 3, 2, 1)  # nn.LSTM's gates are i, f, g, o; ours i, o, g, f
@@ -132,8 +133,8 @@ def truncated_lstm(lstm: nn.LSTM, x: Tensor, window: int) -> Tensor:
     return torch.stack([lstm(x[max(0, t + 1 - window):t + 1])[0][-1] for t in range(len(x))])
 
 
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
+def compare(args: argparse.Namespace) -> None:
+    """Prints how far the TrellisNet's outputs are from those of the truncated LSTM."""
     torch.manual_seed(args.seed)
     lstm = nn.LSTM(args.inputs, args.hidden, args.layers)
     net = trellisnet_of(lstm, args.window)
@@ -146,6 +147,12 @@ def main(argv: list[str] | None = None) -> None:
           f"TrellisNet: {net.nlevels} levels, {net.nhid} channels, "
           f"{used} of {weights} weights are not zero\n"
           f"largest difference of the outputs: {(expected - output).abs().max().item():.1e}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    with orderly_exit("theorem1.py"):
+        compare(args)
 
 
 if __name__ == "__main__":

@@ -145,11 +145,19 @@ def dictionary_of(args: argparse.Namespace, bpe: Path | None, train: Path) -> "D
     from fairseq.tasks import LegacyFairseqTask
     given = args.dict or (str(bpe / "dict.txt") if bpe else "build")
     if given != "build":
-        if not Path(given).is_file():
-            raise BadInput(f"no dictionary {given}: ./getdata.sh gpt2-bpe, or DICT=build to make "
-                           "one from the training text")
-        return Dictionary.load(given)
+        check_dictionary(given)
+        try:
+            return Dictionary.load(given)
+        except Exception as error:  # fairseq raises ValueError, bare Exceptions and others
+            raise BadInput(f"{given} is no dictionary of fairseq: {error}") from error
     return LegacyFairseqTask.build_dictionary([str(train)], workers=args.workers)
+
+
+def check_dictionary(given: str | None) -> None:
+    """Raises BadInput unless --dict is a file, or a word for none."""
+    if given and given != "build" and not Path(given).is_file():
+        raise BadInput(f"no dictionary {given}: ./getdata.sh gpt2-bpe, or DICT=build to make one "
+                       "from the training text")
 
 
 def prepare(args: argparse.Namespace, texts: dict[str, Path], part: Path) -> None:
@@ -199,6 +207,7 @@ def main(argv: list[str] | None = None) -> None:
         text = Path(args.text)
         out = Path(args.out or TNN / "data/data-bin" / text.resolve().name)
         check_place(text, out)
+        check_dictionary(args.dict)
         texts = find_texts(text)
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:

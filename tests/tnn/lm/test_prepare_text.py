@@ -133,6 +133,14 @@ def test_a_bad_text_is_named_and_leaves_nothing(prepare, text, tmp_path, name, c
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dictionary_that_is_none(prepare, text, tmp_path):
+    """Before fairseq is imported, which takes seconds, if it is no file at all."""
+    (tmp_path / "dict.txt").write_bytes(b"one two three\n\xff")
+    for given in ("nowhere.txt", str(tmp_path), str(tmp_path / "dict.txt")):
+        assert given in prepare(text, tmp_path / "out", "--dict", given, code=2)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_byte_order_mark_is_no_word(prepare, text, tmp_path):
     path = text / "train.txt"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
