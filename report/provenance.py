@@ -1,10 +1,12 @@
 """What a result was made with: machine, versions, state of the source."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 OUTPUTS = ("results/README.md", "results/figures", "results/records")  # never make a tree dirty
@@ -44,13 +46,37 @@ def memory_gb() -> float | None:
 def torch_facts() -> tuple[str | None, int | None, list[str]]:
     """Version, threads and CUDA devices as torch sees them; (None, None, []) without torch."""
     try:
-        import torch  # takes seconds: only here, when a step has succeeded
+        import torch  # takes seconds: in a process of its own, see Asked
     except ImportError:
         return None, None, []
     gpus = []
     if torch.cuda.is_available():
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return torch.__version__, torch.get_num_threads(), gpus
+
+
+class Asked:
+    """torch_facts() in a process of its own, which imports torch while the step runs and does not
+    keep it in memory for hours."""
+
+    def __init__(self):
+        # -P: not with this folder before all others on the path
+        self.process = subprocess.Popen([sys.executable, "-P", __file__], stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+                                        start_new_session=True)
+
+    def answer(self) -> tuple[str | None, int | None, list[str]]:
+        """Waits for it; (None, None, []) if it fails."""
+        said, _ = self.process.communicate()
+        return tuple(json.loads(said)) if self.process.returncode == 0 else (None, None, [])
+
+    def __enter__(self) -> "Asked":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
 
 
 def version(package: str) -> str | None:
@@ -61,9 +87,9 @@ def version(package: str) -> str | None:
         return None
 
 
-def facts() -> dict:
+def facts(asked: Asked) -> dict:
     """Everything about machine and versions that goes into a step's record."""
-    torch_version, threads, gpus = torch_facts()
+    torch_version, threads, gpus = asked.answer()
     return {
         "versions": {
             "python": platform.python_version(),
@@ -121,3 +147,7 @@ def git_state(root: Path) -> tuple[str | None, bool | None]:
         return None, None
     without = [f":(exclude){path}" for path in OUTPUTS]
     return commit, bool(git("status", "--porcelain", "--untracked-files=no", "--", ".", *without))
+
+
+if __name__ == "__main__":
+    print(json.dumps(torch_facts()))

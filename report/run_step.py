@@ -62,7 +62,8 @@ def attempt(step: Step, command: list[str], args: Namespace) -> int:
     words = executable(command, step.workdir)
     attempts, resumes = earlier_attempts(step, command, args)
     if attempts and attempts[-1]["exit_code"] == 0 and not attempts[-1]["interrupted"]:
-        return succeed(step, command, attempts, args)  # it was done, but we died before saying so
+        with provenance.Asked() as asked:  # it was done, but we died before saying so
+            return succeed(step, command, attempts, args, asked)
     if resumes:
         words += shlex.split(args.resume_flag)
     else:
@@ -72,17 +73,19 @@ def attempt(step: Step, command: list[str], args: Namespace) -> int:
             "dirty": dirty, "exit_code": None, "wall_seconds": None}
     attempts.append(this)
     write_json(step.attempts, attempts)
-    code, interrupted, this["wall_seconds"], this["peak_rss_mb"] = execute(
-        words, step, headline(step, command, resumes, len(attempts)))
-    this.update(exit_code=code, interrupted=interrupted)
-    write_json(step.attempts, attempts)
-    if interrupted:
-        print(f"{step}: interrupted after {this['wall_seconds']:.0f} s; the same command continues")
-        return 130
-    if code:
-        print(f"{step}: failed with exit code {code}, see {step.log}", file=sys.stderr)
-        return code
-    return succeed(step, command, attempts, args)
+    with provenance.Asked() as asked:
+        code, interrupted, this["wall_seconds"], this["peak_rss_mb"] = execute(
+            words, step, headline(step, command, resumes, len(attempts)))
+        this.update(exit_code=code, interrupted=interrupted)
+        write_json(step.attempts, attempts)
+        if interrupted:
+            print(f"{step}: interrupted after {this['wall_seconds']:.0f} s; "
+                  "the same command continues")
+            return 130
+        if code:
+            print(f"{step}: failed with exit code {code}, see {step.log}", file=sys.stderr)
+            return code
+        return succeed(step, command, attempts, args, asked)
 
 
 def earlier_attempts(step: Step, command: list[str], args: Namespace) -> tuple[list[dict], bool]:
@@ -114,15 +117,17 @@ def headline(step: Step, command: list[str], resumes: bool, number: int) -> str:
     return f"{line_break}{start}, attempt {number}: {shlex.join(command)}"
 
 
-def succeed(step: Step, command: list[str], attempts: list[dict], args: Namespace) -> int:
+def succeed(step: Step, command: list[str], attempts: list[dict], args: Namespace,
+            asked: provenance.Asked) -> int:
     """Writes the record of a step whose last attempt went well; returns the exit code."""
-    write_json(step.record, make_record(step, command, attempts, args))
+    write_json(step.record, make_record(step, command, attempts, args, asked))
     seconds = sum(attempt["wall_seconds"] for attempt in attempts)
     print(f"{step}: done in {seconds:.0f} s, recorded in {step.record}")
     return 0
 
 
-def make_record(step: Step, command: list[str], attempts: list[dict], args: Namespace) -> dict:
+def make_record(step: Step, command: list[str], attempts: list[dict], args: Namespace,
+                asked: provenance.Asked) -> dict:
     """All that is known about a step that has succeeded."""
     curve, final = measurements.of_step(step)
     settings = metrics_csv.settings(metrics_csv.latest_folder(step.curves))
@@ -134,7 +139,7 @@ def make_record(step: Step, command: list[str], attempts: list[dict], args: Name
         "artifacts": args.artifact, "commit": last["commit"], "dirty": last["dirty"],
         "seed": settings.get("seed") if seed is None else seed, "settings": settings,
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        **provenance.facts(),
+        **provenance.facts(asked),
         "wall_seconds": round(sum(a["wall_seconds"] for a in attempts), 2),
         "peak_rss_mb": max(a.get("peak_rss_mb") or 0 for a in attempts),
         "attempts": attempts, "curve": curve, "final": final,
