@@ -32,7 +32,7 @@ from texts.words import words_of
 CACHE = ".corpus-cache"
 CACHED = ("counts.npy", "words.txt", *(f"{split}.npy" for split in SPLITS))
 RULES = 2  # of tokenising; a cache made by others is made anew
-CHUNK = 1 << 24  # ids rewritten at a time: bounds the memory, not the result
+CHUNK = 1 << 22  # ids rewritten at a time: bounds the memory, not the result
 
 
 class Dictionary:
@@ -172,11 +172,12 @@ def _write_ids(text: Path, dictionary: Dictionary, part: Path) -> Path:
 
 def _narrow(part: Path, target: Path, dtype: np.dtype) -> None:
     """Rewrites a uint32 file as .npy of a smaller type, piecewise, and removes it."""
-    ids = np.memmap(part, np.uint32, "r")
-    out = np.lib.format.open_memmap(target, "w+", dtype, ids.shape)
-    for start in range(0, len(ids), CHUNK):
-        out[start:start + CHUNK] = ids[start:start + CHUNK]
-    out.flush()
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False,
+              "shape": (part.stat().st_size // 4,)}
+    with part.open("rb") as ids, target.open("wb") as out:
+        np.lib.format.write_array_header_1_0(out, header)
+        while len(piece := np.fromfile(ids, np.uint32, CHUNK)):  # mapped, all would stay resident
+            piece.astype(dtype).tofile(out)
     part.unlink()
 
 

@@ -82,7 +82,6 @@ def build(args: argparse.Namespace, keeper: Keeper) -> Run:
     run.seq_len_cap = args.bptt + 10  # main.py has none, as in the original
     run.optimizer = make_optimizer("asgd", run)
     run.progress.lr = args.lr
-    keeper.best_suffix = ""           # the model in --save is the one to beat
     if keeper.found is None:
         warn_of_inert_flags(run)
     describe(run)
@@ -90,8 +89,8 @@ def build(args: argparse.Namespace, keeper: Keeper) -> Run:
 
 
 def texts_and_model(args: argparse.Namespace, keeper: Keeper):
-    """The texts, and the model in --save with its loss, with the words of --vocabulary. Raises
-    BadInput."""
+    """The texts, and the model in --save with its loss, with the words of --vocabulary. If these
+    are its own, it is the one to beat. Raises BadInput."""
     corpus = load_corpus(args.data, keeper.fabric)
     rates = {name: getattr(args, name) for name in toolkit.DROPOUTS}
     with bad_input("--save: "):
@@ -100,8 +99,10 @@ def texts_and_model(args: argparse.Namespace, keeper: Keeper):
         return corpus, model, criterion
     file = facts, model.ntoken, f"--save {args.save}"
     known = dictionary_of(*file)
-    if known is not None and args.vocabulary == "data":
+    if (known is not None and args.vocabulary == "data"
+            and known.digest() != corpus.dictionary.digest()):
         return corpus, *model_with_words_of(corpus, model, criterion, known, keeper.say)
+    keeper.best_suffix = ""
     return texts_of_model(*file, corpus, args.data, keeper.say), model, criterion
 
 
@@ -118,9 +119,12 @@ def warn_of_inert_flags(run: Run) -> None:
 
 def measure_the_start(run: Run) -> None:
     """The validation loss to beat, written with a state before the first update: if the run is
-    killed after its first best model, --resume continues instead of fine-tuning the tuned model."""
-    loss = run.evaluate(run.val_data)
-    run.progress.stored_loss = run.keeper.check_finite(loss)
+    killed after its first best model, --resume continues instead of fine-tuning the tuned model.
+    A model with other words than that in --save takes its place."""
+    loss = run.keeper.check_finite(run.evaluate(run.val_data))
+    run.progress.stored_loss = loss
+    if run.keeper.best_suffix is None:
+        save_best(run, loss, "Saving the model with the words of the texts")
     run.keeper.log(epoch=0, valid_loss=loss, valid_ppl=perplexity(loss))
     run.keeper.save()
 

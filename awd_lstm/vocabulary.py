@@ -99,8 +99,6 @@ def model_with_words_of(corpus: Corpus, model: RNNModel, criterion: SplitCrossEn
                         ) -> tuple[RNNModel, SplitCrossEntropyLoss]:
     """A trained model and its loss for the words of `corpus`; the new ones' vectors are drawn."""
     words = corpus.dictionary
-    if words.idx2word == known.idx2word:
-        return model, criterion
     with single_precision():
         fresh = RNNModel(**model.config() | {"ntoken": len(words)})
     loss = SplitCrossEntropyLoss(criterion.hidden_size, default_splits(len(words)))

@@ -6,7 +6,7 @@ from typing import TextIO
 
 EOS = "<eos>"
 BOM = "\ufeff"   # at the start of a file; also of a line, where files were joined
-CHUNK = 1 << 23  # characters at a time: bounds the memory, not the result
+CHUNK = 1 << 22  # characters at a time: bounds the memory, not the result
 
 
 def words_of(path: Path, end: str | None = EOS) -> Iterator[list[str]]:
@@ -32,7 +32,7 @@ def words_in(file: TextIO, end: str | None = EOS) -> Iterator[list[str]]:
             words += (line if cut else line.lstrip(BOM)).split()
             words.append(end)
             cut = False
-        if len(rest) > CHUNK:
+        if len(rest) >= CHUNK:
             found = (rest if cut else rest.lstrip(BOM)).split()
             rest = found.pop() if found and not rest[-1].isspace() else ""  # perhaps half a word
             words += found
