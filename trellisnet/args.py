@@ -9,8 +9,8 @@ from pathlib import Path
 
 from harness import flags
 from harness.flags import OnOff
-from trellisnet.char_PTB.utils import DATASETS
 
+DATASETS = ("ptb", "pydoc")  # of character PTB
 RATES = ("dropout", "dropouti", "wdrop", "emb_dropout", "dropouth", "dropoutl")
 
 

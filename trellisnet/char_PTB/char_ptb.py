@@ -21,7 +21,7 @@ if __package__ in (None, ""):
 from harness.flags import parser
 from harness.home import home
 from trellisnet import args as flags
-from trellisnet.char_PTB.utils import CHARACTER_LINES, DATASETS
+from trellisnet.char_PTB.utils import CHARACTER_LINES
 
 SCRIPT = "trellisnet/char_PTB/char_ptb.py"
 HERE = home(__file__)
@@ -30,7 +30,7 @@ HERE = home(__file__)
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The defaults are the paper's recipe."""
     p = parser("TrellisNet language model on character-level Penn Treebank")
-    p.add_argument("--dataset", default="ptb", choices=DATASETS, help="which text")
+    p.add_argument("--dataset", default="ptb", choices=flags.DATASETS, help="which text")
     p.add_argument("--data", default=str(HERE / "data"), metavar="DIR",
                    help="folder with the texts: train.txt, valid.txt, test.txt, or as they lie in "
                         "Mikolov's archive (ptb.train.txt ... in simple-examples/data)")

@@ -1,7 +1,5 @@
-"""Character PTB's data sets, and its lines in the log: bits per character, three decimals, and the
-texts' sizes. Imports no torch."""
-
-DATASETS = ("ptb", "pydoc")
+"""Character PTB's lines in the log: bits per character, three decimals, and the texts' sizes.
+Imports no torch."""
 
 CHARACTER_LINES = {
     "step": "| epoch {epoch:3d} | {batch:5d}/{batches:5d} batches | lr {lr} | ms/batch {ms:5.2f} "
