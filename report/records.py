@@ -69,6 +69,12 @@ def beginning_of(record: Record) -> str | None:
     return match[1] if match and match[1] in published.ROWS else None
 
 
+def released_for(record: Record) -> str | None:
+    """The row whose released weights this run has evaluated, or None."""
+    row = record["row"].removesuffix("-pretrained")
+    return row if row != record["row"] and row in published.ROWS else None
+
+
 def without_seed(command: list[str]) -> list[str]:
     """A command line but for --seed and names that hold it."""
     text = re.sub(r"(?:^|\0)--seed[=\0]-?\d+", "", "\0".join(command))

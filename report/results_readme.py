@@ -54,7 +54,7 @@ def readme(lines: list[Line], known: dict[str, Needs], found: list[Record],
             *main_table(lines, known, full), "",
             f"*{NOT_AT_HAND}*: published, in a table of the paper that could not be had. *Figure*: "
             "a plot without a table.", "",
-            *first_epochs(found, beside), *other_figures(beside),
+            *first_epochs(found, beside), *released(lines, found), *other_figures(beside),
             "## How long, how much memory", "",
             "As far as published, measured or counted; a dash where nothing is known.", "",
             *costs(known, full), ""]
@@ -65,7 +65,8 @@ def readme(lines: list[Line], known: dict[str, Needs], found: list[Record],
             text += describe(record, lines, curves.get(record["path"]))
     text += changed_rows(lines, found)
     text += small_runs([record for record in found if not records.is_full(record)
-                        and not records.changed(record)], lines, curves)
+                        and not records.changed(record) and not records.released_for(record)],
+                       lines, curves)
     context = [[line["row"], line["stage"], line["system"], line["metric"], line["split"],
                 line["value"], line["source"], line["note"] or "-"]
                for line in lines if not published.is_target(line)]
@@ -143,6 +144,26 @@ def first_epochs(found: list[Record], beside: dict[str, Shown]) -> list[str]:
             "The outsider's log has test perplexity 337.22, 220.76, 178.69 after epochs 1, 2, 3; "
             "its source and more: [others/](others/). Wall times are those of machines that other "
             "work kept busy.", ""]
+
+
+def released(lines: list[Line], found: list[Record]) -> list[str]:
+    """The originals' released weights, evaluated with this code."""
+    rows = []
+    for record in found:
+        row = records.released_for(record)
+        if row is None or record.get("smoke"):
+            continue
+        wanted = published.targets(lines, row)
+        for step in record["steps"]:
+            metric = step_numbers.metric_of(step, [metric for _, metric in wanted])
+            known = wanted.get(("main", metric), {})
+            rows.append([f"`{row}`", NAMES.get(metric, "-"), pair(known),
+                         step_numbers.own(step)[1], step["date"][:10],
+                         f"[record]({record['path']})"])
+    if not rows:
+        return []
+    return ["## Released weights, evaluated here", "",
+            *table(["row", "metric", "published", "these weights, here", "date", ""], rows), ""]
 
 
 def other_figures(beside: dict[str, Shown]) -> list[str]:

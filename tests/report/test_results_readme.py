@@ -141,6 +141,15 @@ def test_a_run_with_a_change_stands_beside_its_row_not_in_it(results):
     assert text.count("61.00 / 58.50") == 1
 
 
+def test_released_weights_stand_beside_their_row_not_in_it(results):
+    write_record(results, "trellis-ptb-pretrained", make_step(
+        "trellis-ptb-pretrained", "eval", like="trellis-ptb", curve=[],
+        shrunk="pretrained, evaluated here", final={"valid_ppl": 59.1, "test_ppl": 56.97}))
+    text = readme(results)
+    assert "| `trellis-ptb` | perplexity | - / 57.0 | 59.10 / 56.97 |" in text
+    assert text.count("56.97") == 1
+
+
 def test_one_point_is_no_curve(results):
     write_record(results, "awd-ptb-first", make_step(
         "awd-ptb-first", shrunk="the first of 500", curve=make_step()["curve"][:1]))
