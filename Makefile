@@ -14,7 +14,7 @@ AS-ROW := $(if $(REPORT_AS),-$(REPORT_AS))
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-full test-trust lint bench report
+.PHONY: help setup demo test test-full test-trust lint bench gpu-check report
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## /{printf "  %-26s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ bench: setup  ## speed against the plain form, side by side: all that is quoted 
 	$(PY) benchmarks/tnn_im.py --lengths 14 32 64 128
 	$(PY) benchmarks/tnn_lra.py
 	$(PY) benchmarks/tnn_lra.py --settings script
+
+gpu-check: setup  ## what only a GPU can tell, in eight minutes: results/gpu/*.json (exit 2 without one)
+	$(PY) benchmarks/gpu_check.py
 
 report: setup  ## results/README.md from the recorded runs
 	$(PY) -m report

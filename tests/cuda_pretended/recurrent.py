@@ -32,7 +32,7 @@ def emulated(which: str):
             sizes = None
         states = hx if isinstance(hx, tuple) else (hx,)
         x, states, weights = checked(which, x, states, weights, train)
-        LEDGER.operations[f"cudnn_{which}"] += 1
+        LEDGER.operations[f"cudnn_{which} {x.dtype}"] += 1
         with torch.autocast("cuda", enabled=False):
             return computed(which, x, states, weights, (sizes, biases, layers, both, first))
     return call
