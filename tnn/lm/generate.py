@@ -60,7 +60,8 @@ from tnn.network.recurrence import MEMORIES
 
 
 class DecoderLM:
-    """A decoder of the fairseq plugin, called as TnnModel is: tokens (b, n) -> logits (b, n, V)."""
+    """A decoder of the fairseq plugin, called as TnnModel is: tokens (b, n) -> logits (b, n, V), or
+    of the last position alone."""
 
     def __init__(self, model):
         self.decoder = model.decoder
@@ -70,12 +71,13 @@ class DecoderLM:
     def operators(self):
         return [layer.self_attn.gtu.toep for layer in self.decoder.layers]
 
-    def __call__(self, tokens: Tensor, memories: list | None = None) -> Tensor:
+    def __call__(self, tokens: Tensor, memories: list | None = None, last: bool = False) -> Tensor:
         d = self.decoder
         x = d.embed_scale * d.embed_tokens(tokens)
         x = x if d.project_in_dim is None else d.project_in_dim(x)
         for layer, memory in zip(d.layers, memories or [None] * len(d.layers), strict=True):
             x = layer.batch_first(x, memory)
+        x = x[:, -1:] if last else x
         x = x if d.layer_norm is None else d.layer_norm(x)
         return d.output_layer(x if d.project_out_dim is None else d.project_out_dim(x))
 
@@ -103,7 +105,7 @@ def generate(model, tokens: Tensor, count: int, choose, memory: str = "window") 
         memories = [MEMORIES[memory](tno, longest) for tno in model.operators()]
     new = tokens
     for _ in range(count):
-        logits = model(tokens if memories is None else new, memories)
+        logits = model(tokens if memories is None else new, memories, last=True)
         new = choose(logits[:, -1])
         tokens = torch.cat([tokens, new], dim=1)
     return tokens

@@ -4,9 +4,9 @@ that package lacks.
 Notation: b batch, n length, dim width.
 """
 
-import torch
 from torch import Tensor, nn
 
+from kernels.product import linear
 from tnn.network.glu import GLU
 from tnn.network.gtu import Gtu
 from tnn.network.norms import norm
@@ -63,9 +63,10 @@ class TnnModel(nn.Module):
         """The layers' Toeplitz operators, in order: what memories are made of."""
         return [layer.token_mixer.toep for layer in self.layers]
 
-    def forward(self, tokens: Tensor, memories: list | None = None) -> Tensor:
-        """memories, one a layer, continue sequences whose earlier tokens they have seen."""
+    def forward(self, tokens: Tensor, memories: list | None = None, last: bool = False) -> Tensor:
+        """memories, one a layer, continue sequences whose earlier tokens they have seen. last: the
+        logits of the last position alone, (b, 1, vocabulary)."""
         x = self.embedding(tokens) * self.embedding.embedding_dim**0.5
         for layer, memory in zip(self.layers, memories or [None] * len(self.layers), strict=True):
             x = layer(x, memory)
-        return torch.nn.functional.linear(self.norm(x), self.embedding.weight)
+        return linear(self.norm(x[:, -1:] if last else x), self.embedding.weight)

@@ -5,7 +5,14 @@ import torch
 
 from tnn import TnnBlock, TnnModel, Tno
 from tnn.lm.generate import generate, sampler
+from tnn.network import recurrence
 from tnn.network.recurrence import MEMORIES, StateSpace, Window, lags_needed
+
+
+@pytest.fixture(params=[3, 5, 128], ids=lambda size: f"blocks of {size}")
+def blocks(request, monkeypatch):
+    """Short blocks, so that short sequences have many, and the one that is used."""
+    monkeypatch.setattr(recurrence, "BLOCK", request.param)
 
 
 def operator(**options):
@@ -23,7 +30,7 @@ def whole(tno, v):
 @pytest.mark.parametrize("options", [{}, {"use_decay": False}, {"use_multi_decay": True}])
 @pytest.mark.parametrize(("n", "prompt"), [(1, 1), (2, 1), (33, 1), (34, 20), (64, 63)])
 @torch.no_grad()
-def test_equals_the_whole_sequence(name, options, n, prompt):
+def test_equals_the_whole_sequence(blocks, name, options, n, prompt):
     tno = operator(**options)
     memory, v = MEMORIES[name](tno, n), torch.randn(2, n, 6)
     parts = [memory(v[:, :prompt])]
@@ -34,7 +41,7 @@ def test_equals_the_whole_sequence(name, options, n, prompt):
 
 
 @torch.no_grad()
-def test_window_is_shorter_than_the_sequence():
+def test_window_is_shorter_than_the_sequence(blocks):
     tno = operator(gamma=0.6)
     window = Window(tno, 1000)
     assert window.K == lags_needed(tno, 1000) == 42  # 0.6^41 < 1e-9
@@ -60,15 +67,17 @@ def test_state_space_is_long_and_exact():
 
 @pytest.mark.parametrize("name", MEMORIES)
 @torch.no_grad()
-def test_reordered_sequences(name):
+def test_reordered_sequences(blocks, name):
     tno, v = operator(), torch.randn(3, 12, 6)
     memory, order = MEMORIES[name](tno, 12), torch.tensor([2, 0])
-    memory(v[:, :8])
+    memory(v[:, :5])
+    for step in range(5, 8):  # within a block, and at its ends
+        memory(v[:, step:step + 1])
     memory.reorder(order)
     torch.testing.assert_close(memory(v[order, 8:]), whole(tno, v)[order, 8:], atol=2e-5, rtol=0)
 
 
-def test_generation_does_not_depend_on_the_memory():
+def test_generation_does_not_depend_on_the_memory(blocks):
     torch.manual_seed(1)
     model = TnnModel(13, 16, 2).eval()
     prompt = torch.randint(13, (2, 5))
@@ -79,8 +88,24 @@ def test_generation_does_not_depend_on_the_memory():
     assert torch.equal(texts[0], texts[2])
 
 
+def test_logits_of_the_last_position_alone():
+    model, tokens = TnnModel(13, 16, 2).eval(), torch.randint(13, (2, 7))
+    torch.testing.assert_close(model(tokens, last=True), model(tokens)[:, -1:])
+
+
 @torch.no_grad()
-def test_window_of_coefficients_that_do_not_vanish():
+def test_a_long_text_after_a_short_prompt():
+    """Many blocks; the window is full after four of them."""
+    tno, v = operator(gamma=0.96), torch.randn(1, 1500, 6)
+    expected = whole(tno, v)
+    for name in MEMORIES:
+        memory = MEMORIES[name](tno, 1500)
+        y = torch.cat([memory(v[:, :3]), memory(v[:, 3:])], 1)
+        assert (y - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_window_of_coefficients_that_do_not_vanish(blocks):
     """1 + elu(0) = 1: no lag may be left out, and none is known beyond the longest."""
     tno, v = operator(gamma=0.6, act_type="1+elu"), torch.randn(1, 80, 6)
     window = Window(tno, 80)
