@@ -19,7 +19,9 @@ from tests.trust.runs import Place
 from tests.trust.scripts import SCRIPTS, write_data
 
 MODULES = sorted({script.module for script in SCRIPTS.values()}
-                 | {"awd_lstm.pointer", "awd_lstm.generate", "trellisnet.generate"})
+                 | {"awd_lstm.pointer", "awd_lstm.generate", "awd_lstm.score",
+                    "trellisnet.generate", "trellisnet.score", "trellisnet.theorem1",
+                    "tnn.script_lra", "tnn.lra.tasks.listops", "tnn.lra.tasks.pathfinder"})
 
 
 def pytest_collection_modifyitems(items):
