@@ -1,0 +1,121 @@
+"""TrellisNet's models hold their words and score any text; one small run of each task."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+
+from harness import files
+from tests.trellisnet.small import LANGUAGE_MODELS, flags_of, script, train, write_data
+from tests.trellisnet.small_lm import loss_of, model, words
+from trellisnet import generate, score
+from trellisnet.lm import reading
+from trellisnet.trained import log_probability
+
+
+@pytest.fixture(scope="module", params=LANGUAGE_MODELS)
+def trained(request, tmp_path_factory):
+    """(task, folder, loss of the test text): m.pt of one epoch; of the texts test.txt is left."""
+    folder = write_data(tmp_path_factory.mktemp(request.param))
+    with (folder / "texts/train.txt").open("a") as file:
+        file.write("w1 <unk> w2\n")
+    run = train(request.param, folder, "--epochs", "1")
+    shutil.copy(folder / "texts/test.txt", folder / "test.txt")
+    (folder / "texts").rename(folder / "away")
+    return request.param, folder, run.losses["test"]
+
+
+def scores(folder, text, capsys, *flags):
+    (folder / "text.txt").write_text(text, encoding="utf-8")
+    score.main([str(folder / "m.pt"), str(folder / "text.txt"), "--json", "--device", "cpu",
+                *flags])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_test_text_gets_the_perplexity_that_training_ended_with(trained, capsys):
+    task, folder, loss = trained
+    text = (folder / "test.txt").read_text()
+    found = scores(folder, text, capsys, "--like-test")
+    assert found["test_loss"] == pytest.approx(loss, rel=1e-6)
+    whole = scores(folder, text, capsys)
+    assert whole["tokens"] > found["tokens"] or task == "wt"  # each but the first
+    assert math.log(whole["perplexity_per_token"]) == pytest.approx(loss, rel=0.05)
+
+
+def test_a_token_has_the_history_that_the_reading_gives_it(trained, capsys):
+    """Alone or behind others, as long as these are no more than one segment."""
+    _, folder, _ = trained
+    first, second = (scores(folder, text, capsys, "--independent", "--per-token")["sentences"][0][
+        "per_token"] for text in ("w1 w2\n", "w1 w2 w3\n"))
+    assert first[0] == pytest.approx(second[0])
+    behind = scores(folder, "\nw1 w2\n", capsys, "--per-token")["sentences"][1]["per_token"]
+    assert [value for _, value in behind] == pytest.approx([value for _, value in first], rel=1e-5)
+
+
+def test_columns_where_history_is_discarded():
+    """Word PTB's reading: every token but the first, from a segment that began at least `start`
+    rows before it, or with the text."""
+    loss, source, how = loss_of(model()).eval(), words(23, 2), reading(10, 4, False)
+    log_p = score.columns(loss, source, how)
+    for row in range(22):
+        begin = max(0, (row - how.start) // how.stride * how.stride)
+        with torch.no_grad():
+            expected = log_probability(loss, loss.model(source[begin:row + 1]).raw[-1])
+        torch.testing.assert_close(log_p[row], expected.gather(1, source[row + 1][:, None])[:, 0])
+    like_test = score.columns(loss, source, how, from_start=False)
+    assert like_test[:how.start].isnan().all()
+    assert torch.equal(like_test[how.start:], log_p[how.start:])
+
+
+def test_unknown_words(trained, capsys):
+    task, folder, _ = trained
+    if task == "char":
+        with pytest.raises(SystemExit) as stop:
+            scores(folder, "w1 zebra\n", capsys)
+        assert stop.value.code == 2
+        assert "text.txt: the model does not know z, e, b, r, a, and" in capsys.readouterr().err
+        return
+    found = scores(folder, "w1 zebra w2\n", capsys)
+    same = scores(folder, "w1 <unk> w2\n", capsys)
+    assert found["unknown_words"] == {"zebra": 1}
+    assert found["log_probability"] == same["log_probability"]
+
+
+def test_generate_needs_no_corpus_and_no_task(trained, tmp_path):
+    _, folder, _ = trained
+    out = tmp_path / "out.txt"
+    generate.main(["--load", str(folder / "m.pt"), "--prompt", "w1 w2", "--words", "9", "--outf",
+                   str(out), "--device", "cpu"])
+    assert out.read_text().startswith("w1 w2")
+
+
+def test_other_texts_are_read_with_the_models_words(trained, tmp_path, capsys):
+    task, folder, _ = trained
+    shutil.copytree(folder / "away", tmp_path / "texts")
+    text = (tmp_path / "texts/valid.txt").read_text()
+    (tmp_path / "texts/valid.txt").write_text(text + "w1 zebra\n")
+    flags = flags_of(task, tmp_path, "--epochs", "1", "--max-steps", "1", "--load", folder / "m.pt")
+    if task == "char":  # which has no <unk>
+        with pytest.raises(SystemExit) as stop:
+            script(task).main(flags)
+        assert stop.value.code == 2
+        assert "the model does not know z, e, b, r, a, and" in capsys.readouterr().err
+        return
+    run = script(task).main(flags)
+    assert "(1 words) unknown to the model, read as <unk>: zebra" in capsys.readouterr().out
+    kept = files.read(folder / "m.pt")
+    assert run.facts["vocabulary"] == kept["vocabulary"]
+    assert torch.equal(run.facts["word_list"], kept["word_list"])
+
+
+def test_a_file_of_before_takes_the_words_of_data(trained, tmp_path, capsys):
+    task, folder, loss = trained
+    content = files.read(folder / "m.pt")
+    del content["word_list"]
+    files.write(tmp_path / "m.pt", content)
+    dataset = ["--dataset", "pydoc"] if task == "char" else []
+    found = scores(tmp_path, (folder / "test.txt").read_text(), capsys, "--like-test", "--data",
+                   str(folder / "away"), *dataset)
+    assert found["test_loss"] == pytest.approx(loss, rel=1e-6)
