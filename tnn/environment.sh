@@ -42,6 +42,14 @@ workers() {
     fi
 }
 
+# batch_size USUAL: BATCH_SIZE, where it is given
+batch_size() {
+    case ${BATCH_SIZE:=$1} in
+        *[!0-9]* | '' | 0*) stop "BATCH_SIZE is a positive number, not '$BATCH_SIZE'" ;;
+    esac
+    echo "$BATCH_SIZE"
+}
+
 # update_freq SEQUENCES PER_WORKER WORKERS: gradient accumulation that keeps the paper's batch
 update_freq() {
     if [ -n "${UPDATE_FREQ:-}" ]; then

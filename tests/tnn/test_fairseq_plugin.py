@@ -200,3 +200,25 @@ def test_plugin_under_both_names():
             "assert 'tnn_v2_decay_99_pre' in known")
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, cwd=ROOT,
                    capture_output=True)
+
+
+def test_adam_of_all_parameters_at_once_is_fairseqs():
+    """What the plugin does on a GPU in place of fairseq's loop: the same bits."""
+    from fairseq.optim.adam import Adam
+
+    from tnn.fairseq_plugin import optimizer as at_once
+    torch.manual_seed(4)
+    loop = [torch.nn.Parameter(torch.randn(size)) for size in ((3, 4), (5,), (2, 2))]
+    whole = [torch.nn.Parameter(p.detach().clone()) for p in loop]
+    options = {"lr": 0.01, "betas": (0.9, 0.98), "weight_decay": 0.2, "eps": 1e-6}
+    one, two = Adam(loop, **options), Adam(whole, **options)
+    states = [{"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)} for p in whole]
+    for count in (1, 2, 3):
+        for p, q in zip(loop, whole, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        one.step()  # on a CPU fairseq's own
+        with torch.no_grad():
+            at_once.at_once(whole, states, two.param_groups[0], count)
+    for p, q in zip(loop, whole, strict=True):
+        torch.testing.assert_close(q, p, rtol=0, atol=1e-9)

@@ -13,5 +13,6 @@ if ROOT not in sys.path:
 
 import tnn.fairseq_plugin.commands
 import tnn.fairseq_plugin.language_model
+import tnn.fairseq_plugin.optimizer
 import tnn.fairseq_plugin.roberta
 import tnn.fairseq_plugin.stock  # noqa: F401

@@ -30,6 +30,10 @@ def run(script, *arguments, **environment):
     (("script_blm.sh",), "bash tnn/prepare_lm_data.sh"),
     (("train_alm.sh", "1"), "usage: bash train_alm.sh GPUS ARCH DATA_DIR"),
     (("train_blm.sh",), "usage: bash train_blm.sh GPUS ARCH DATA_DIR"),
+    (("train_alm.sh", "1", "tnn_v2_decay_99_pre", str(FORK / "data-bin"), "BATCH_SIZE=x"),
+     "BATCH_SIZE is a positive number, not 'x'"),
+    (("train_alm.sh", "1", "tnn_v2_decay_99_pre", str(FORK / "data-bin"), "BATCH_SIZE=3"),
+     "128 sequences an update cannot be shared by 1 workers with 3 each"),
     (("train_alm.sh", "many", "tnn_v2_decay_99_pre", "x"), "GPUS is a positive number"),
     (("length_extrapolation.sh", "tnn_v2_decay_99_pre", "long"), "LENGTH is a positive number"),
     (("length_extrapolation.sh", "tnn_v2_decay_99_pre", "9" * 20), "LENGTH is a positive number"),
@@ -40,7 +44,9 @@ def run(script, *arguments, **environment):
     (("prepare_lm_data.sh", "nowhere", "out"), "there is no folder nowhere"),
 ])
 def test_one_line_and_exit_code_2(call, said, tmp_path):
-    done = run(*call, DATA_DIR=str(tmp_path / "none"), CKPT_DIR=str(tmp_path))
+    given = dict(word.split("=") for word in call if "=" in word)
+    done = run(*(word for word in call if "=" not in word), DATA_DIR=str(tmp_path / "none"),
+               CKPT_DIR=str(tmp_path), **given)
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
     assert done.stderr.count("\n") == 1

@@ -1,0 +1,55 @@
+"""fairseq's Adam on a GPU in nine operations an update, in place of nine for each parameter.
+
+Importing this module changes fairseq once. On a CPU, for half precision, sparse gradients and
+amsgrad it is fairseq's own.
+"""
+
+import math
+
+import torch
+from fairseq.optim.adam import Adam
+
+
+@torch.no_grad()
+def step(self: Adam, closure=None):
+    """Adam.step. Returns the closure's loss, if any."""
+    params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+    plain = all(p.is_cuda and p.dtype == torch.float32 and p.grad.dtype == torch.float32
+                and not p.grad.is_sparse for p in params)
+    if not plain or any(group["amsgrad"] for group in self.param_groups):
+        return fairseq_step(self, closure)
+    loss = None if closure is None else closure()
+    for group in self.param_groups:
+        together: dict[int, list] = {}
+        for p in group["params"]:
+            if p.grad is not None:
+                state = self.state[p]
+                if not state:
+                    state.update(step=0, exp_avg=torch.zeros_like(p),
+                                 exp_avg_sq=torch.zeros_like(p))
+                state["step"] += 1
+                together.setdefault(state["step"], []).append(p)
+        for count, same in together.items():  # nearly always one: all have seen as many steps
+            at_once(same, [self.state[p] for p in same], group, count)
+    return loss
+
+
+def at_once(params: list, states: list[dict], group: dict, count: int) -> None:
+    """Update number `count` of these parameters. The weights decay before the step, and eps is
+    added to the root that is not corrected, as fairseq has it."""
+    grads = [p.grad for p in params]
+    means, squares = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
+    (beta1, beta2), lr = group["betas"], group["lr"]
+    torch._foreach_mul_(means, beta1)
+    torch._foreach_add_(means, grads, alpha=1 - beta1)
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, grads, grads, value=1 - beta2)
+    roots = torch._foreach_sqrt(squares)
+    torch._foreach_add_(roots, group["eps"])
+    if group["weight_decay"]:
+        torch._foreach_add_(params, params, alpha=-group["weight_decay"] * lr)
+    size = lr * math.sqrt(1 - beta2 ** count) / (1 - beta1 ** count)
+    torch._foreach_addcdiv_(params, means, roots, value=-size)
+
+
+fairseq_step, Adam.step = Adam.step, step
