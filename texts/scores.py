@@ -124,9 +124,9 @@ def report(text: Text, log_p: Tensor, args, names: Names, extra: dict | None = N
              **totals.numbers(), "unknown_words": dict(text.unknown.most_common()),
              **(extra or {})}
     if args.json:
-        each = [] if args.totals else list(sentences(text, log_p, names, args.per_token))
-        print(json.dumps({**facts, **({} if args.totals else {"sentences": each})},
-                         ensure_ascii=False))
+        if not args.totals:
+            facts["sentences"] = list(sentences(text, log_p, names, args.per_token))
+        print(json.dumps(facts, ensure_ascii=False))
         return
     if not args.totals:
         print("sentence\tlog-probability\ttokens\tunknown\tperplexity")

@@ -59,7 +59,9 @@ def read_text(file: TextIO, known: dict[str, int], end: int, tokenise: Tokeniser
               unknown: str = UNKNOWN) -> Text:
     """The text of an open file. known: token -> id; end: the id of a line's end; unknown: the token
     that stands for what `known` lacks. Raises UnknownWords, or BadInput if there is no line."""
-    ids, ends, word_ends, missing = [], [], [], {}
+    ids: list[int] = []
+    word_ends: list[bool] = []
+    ends, missing = [], {}
     for line in file:
         tokens, marks = tokenise(line.removesuffix("\n").lstrip(BOM))
         for i, token in enumerate(tokens, len(ids)):

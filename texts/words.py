@@ -9,7 +9,7 @@ BOM = "\ufeff"   # at the start of a file; also of a line, where files were join
 CHUNK = 1 << 22  # characters at a time: bounds the memory, not the result
 
 
-def words_of(path: Path, end: str | None = EOS) -> Iterator[list[str]]:
+def words_of(path: Path, end: str = EOS) -> Iterator[list[str]]:
     """The white-space separated words of a text, `end` after each line (also an empty one, and the
     last one without a line break). A byte order mark before a line is no word.
 
@@ -22,12 +22,12 @@ def words_of(path: Path, end: str | None = EOS) -> Iterator[list[str]]:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start})") from None
 
 
-def words_in(file: TextIO, end: str | None = EOS) -> Iterator[list[str]]:
+def words_in(file: TextIO, end: str = EOS) -> Iterator[list[str]]:
     """The same of an open text."""
     rest, cut = "", False  # of the last line read; cut: its beginning has been given out already
     while piece := file.read(CHUNK):
         *lines, rest = (rest + piece).split("\n")
-        words: list = []
+        words: list[str] = []
         for line in lines:
             words += (line if cut else line.lstrip(BOM)).split()
             words.append(end)

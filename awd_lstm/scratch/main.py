@@ -46,13 +46,14 @@ from awd_lstm.scratch.utils import (
     NT_ASGD,
     epoch_metrics,
     load_weights,
-    new_model,
+    model_to_train,
     stringify,
+    table_ending,
     trained_model,
     upgrade,
+    weights_of,
     write_table,
 )
-from awd_lstm.vocabulary import texts_in_words_of, words_of_start
 from common.asgd import averaged
 from common.splitcross import SplitCrossEntropyLoss, perplexity
 from harness import machine
@@ -140,16 +141,6 @@ class Run:
         self.hidden = own["hidden"]
 
 
-def weights_of(run: Run) -> dict:
-    """What a model file and a training state have in common: enough to rebuild the model."""
-    criterion = run.loss.criterion
-    return {"config": run.model.config, "model": run.model.state_dict(),
-            "splits": criterion and criterion.splits,
-            "criterion": criterion and criterion.state_dict(),
-            "word_list": run.corpus.dictionary.packed(),
-            "vocabulary": run.corpus.dictionary.digest()}
-
-
 # --------------------------------------------------------------------------------- data and model
 def build(args: argparse.Namespace, keeper: Keeper, kind: type[Run] = Run) -> Run:
     """Texts, model, loss and optimiser, as at the start of the run."""
@@ -158,17 +149,12 @@ def build(args: argparse.Namespace, keeper: Keeper, kind: type[Run] = Run) -> Ru
         raise BadInput("this script trains in one process; awd_lstm/main.py takes --devices")
     keeper.say(f"Running on: {device}")
     corpus = load_corpus(args.data, fabric)
-    if args.finetune:
-        model, criterion, corpus = trained_model(args, corpus, keeper.say)
-    elif known := words_of_start(keeper, corpus):
-        corpus = texts_in_words_of(known, corpus, args.data, keeper.say)
+    model, criterion, corpus = model_to_train(args, corpus, keeper)
     train_data = columns_of(corpus, "train", args.batch_size, device,
                             f"{LONGER} or a smaller --batch_size", rows=3)
     val_data = columns_of(corpus, "valid", args.eval_batch_size or args.batch_size, device,
                           f"{LONGER} or a smaller --eval_batch_size")
     test_data = columns_of(corpus, "test", 1, device, LONGER)
-    if not args.finetune:
-        model, criterion = new_model(args, len(corpus.dictionary))
     loss = TrainingLoss(model, criterion, args.alpha, args.beta)
     step_loss = fabric.setup_module(loss)
     if args.compile:
@@ -315,11 +301,6 @@ def test(run: Run) -> None:
 
 
 # ------------------------------------------------------------------------------------- the three
-def table_ending(args: argparse.Namespace) -> str:
-    """What the CSV of the epochs is called after --save."""
-    return ".finetune.csv" if args.finetune else ".csv"
-
-
 def train(run: Run) -> None:
     """Epochs until --epochs, --max-steps, the end of fine-tuning, or a signal; then the test."""
     progress, keeper = run.progress, run.keeper
@@ -341,8 +322,7 @@ def train(run: Run) -> None:
 def pointer(args: argparse.Namespace, keeper: Keeper) -> None:
     """Validation and test perplexity of the model in --save with a continuous cache."""
     fabric = keeper.fabric
-    corpus = load_corpus(args.data, fabric)
-    model, criterion, corpus = trained_model(args, corpus, keeper.say)
+    model, criterion, corpus = trained_model(args, load_corpus(args.data, fabric), keeper.say)
     criterion = criterion or SplitCrossEntropyLoss(args.emsize)
     module = fabric.setup_module(nn.ModuleList([model, criterion])).module
     for name, split in (("val", "valid"), ("test", "test")):

@@ -14,12 +14,12 @@ from awd_lstm.data import Corpus
 from awd_lstm.model import default_splits
 from awd_lstm.scratch.model import AWD_LSTM, TrainingLoss
 from awd_lstm.utils import single_precision
-from awd_lstm.vocabulary import texts_of_model
+from awd_lstm.vocabulary import texts_in_words_of, texts_of_model, words_of_start
 from common.splitcross import SplitCrossEntropyLoss, perplexity
 from common.weights import bare_names
 from harness import files
 from harness.endings import BadInput, bad_input
-from harness.keeper import STATE_FORMAT
+from harness.keeper import STATE_FORMAT, Keeper
 
 MODEL_FORMAT = "awd_lstm scratch model 1"
 
@@ -133,6 +133,11 @@ def stringify(metrics: dict[str, float]) -> str:
     return "| ".join(f"{name}: {value:.2f}" for name, value in metrics.items())
 
 
+def table_ending(args: argparse.Namespace) -> str:
+    """What the CSV of the epochs is called after --save."""
+    return ".finetune.csv" if args.finetune else ".csv"
+
+
 def write_table(path: str, history: list[dict]) -> None:
     """The published code's CSV, rewritten after every epoch: one line per epoch."""
     text = io.StringIO()
@@ -159,6 +164,27 @@ def new_model(args: argparse.Namespace, words: int
         model = AWD_LSTM(words, args.emsize, args.nhid, args.nlayers, **model_flags(args))
     splits = default_splits(words) if args.splits is None else args.splits
     return model, SplitCrossEntropyLoss(args.emsize, splits) if args.split else None
+
+
+def model_to_train(args: argparse.Namespace, corpus: Corpus, keeper: Keeper
+                   ) -> tuple[AWD_LSTM, SplitCrossEntropyLoss | None, Corpus]:
+    """The model to fine-tune, or one with fresh weights; its loss; and the texts, with the words of
+    the model or the run that --save or --resume names. Raises BadInput."""
+    if args.finetune:
+        return trained_model(args, corpus, keeper.say)
+    if known := words_of_start(keeper, corpus):
+        corpus = texts_in_words_of(known, corpus, args.data, keeper.say)
+    return *new_model(args, len(corpus.dictionary)), corpus
+
+
+def weights_of(run) -> dict:
+    """What a model file and a training state have in common: enough to rebuild the model."""
+    criterion = run.loss.criterion
+    return {"config": run.model.config, "model": run.model.state_dict(),
+            "splits": criterion and criterion.splits,
+            "criterion": criterion and criterion.state_dict(),
+            "word_list": run.corpus.dictionary.packed(),
+            "vocabulary": run.corpus.dictionary.digest()}
 
 
 def trained_model(args: argparse.Namespace, corpus: Corpus, say: Callable[[str], None]
