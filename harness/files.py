@@ -132,7 +132,7 @@ def read(path: str | Path, safe: tuple[type, ...] = ()) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     # Leaving the context removes what was named, also where another program had let it in for good.
-    let_in = [each for each in safe if each not in torch.serialization.get_safe_globals()]
+    let_in: list = [each for each in safe if each not in torch.serialization.get_safe_globals()]
     with refusing(path), path.open("rb") as file:
         _check(file)
         with torch.serialization.safe_globals(let_in):

@@ -13,7 +13,12 @@ import torch.nn.functional as F
 from sparse_seq.language_modeling.model import target_log_prob, target_log_prob_plain
 from sparse_seq.parallel import _Exchange, _ReadByAll
 from tests.kernels import test_second_derivatives as of_kernels
-from tests.kernels.test_second_derivatives import assert_same, leaves_of, penalised
+from tests.kernels.test_second_derivatives import (
+    assert_same,
+    fast_forms_at_any_size,  # noqa: F401 - a fixture that every test here uses
+    leaves_of,
+    penalised,
+)
 from tnn import TnnBlock
 from tnn.im.model import Block
 from tnn.network import fused, fused_plain
@@ -76,11 +81,6 @@ OPERATIONS = of_kernels.OPERATIONS | {
 }
 
 
-@pytest.fixture(autouse=True)
-def even_short_sequences(monkeypatch):
-    monkeypatch.setattr(of_kernels.lstm_module, "SHORT", 0)
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """A group of one process."""
@@ -121,6 +121,8 @@ def test_every_function_of_the_product_is_tried_here(alone):
         reached |= functions_behind(fast(*leaves_of(shapes)))
     for fast in alone.values():
         reached |= functions_behind(fast(*leaves_of([(2, 3)])))
+    if of_kernels.product_module._onednn_linear() is None:  # a PyTorch without oneDNN
+        reached |= {"_Product", "_Linear"}
     assert functions_in_source() - reached == set()
 
 

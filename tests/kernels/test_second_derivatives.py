@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from common.splitcross import linear_cross_entropy, linear_cross_entropy_plain
+from kernels import cpu
 from kernels import lstm as lstm_module
+from kernels import product as product_module
 from kernels.forget_mult import forget_mult, forget_mult_plain
 from kernels.lstm import lstm, lstm_plain
 from kernels.product import linear, linear_plain, product, product_plain
@@ -42,8 +44,14 @@ every_operation = pytest.mark.parametrize("name", OPERATIONS)
 
 
 @pytest.fixture(autouse=True)
-def even_short_sequences(monkeypatch):
+def fast_forms_at_any_size(monkeypatch):
+    """On any CPU."""
     monkeypatch.setattr(lstm_module, "SHORT", 0)
+    monkeypatch.setattr(product_module, "LARGE", 0)
+    monkeypatch.setattr(cpu, "onednn_is_faster", lambda: True)
+    product_module._onednn_linear.cache_clear()
+    yield
+    product_module._onednn_linear.cache_clear()
 
 
 def leaves_of(shapes, dtype=torch.float32):
