@@ -292,7 +292,7 @@ class _Backward:
             return None, None
         da = da.to(self.how.dtype)
         self.above = level, da
-        dh_below, dc_below = torch.zeros_like(c_below), torch.zeros_like(c_below)
+        dh_below, dc_below = c_below.new_zeros(2, *c_below.shape)
         forward.w2.backward_input(da, plan.starts[level], dh_below, plan.starts[level - 1],
                                   plan.dilations[level])
         dc_below[rows_below] = dc[from_c0:]

@@ -69,8 +69,8 @@ RUNS = {run.name: run for run in (
     Run("awd-gru", of("awd-main"), "--nlayers 3 --model GRU --lr 3"),
     Run("awd-finetune", of("awd-finetune"), "--nlayers 3", before="awd-lstm"),
     Run("scratch", of("scratch-main"), "--nlayers 3"),
-    Run("trellis-word", of("word-ptb"), "--nlevels 58 --aux_freq 12 --horizon 8 "
-        "--optim SGD"),
+    Run("trellis-word", of("word-ptb"), "--nlevels 58 --aux_freq 12 --horizon 58 --seq_len 110 "
+        "--batch_size 2 --optim SGD"),
     Run("trellis-small", of("word-ptb"), "--optim SGD"),
     Run("trellis-wt103", of("word-wt103"), "--nlevels 75 --aux_freq 25"),
     Run("trellis-char", of("char-ptb"), "--nlevels 125 --aux_freq 25"),
