@@ -13,13 +13,13 @@ import contextlib
 import csv
 import hashlib
 import itertools
-import multiprocessing
 import os
 import random
 import signal
 import statistics
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -160,8 +160,12 @@ def parallel_map(workers: int) -> Iterator[Callable]:
     if workers == 1:
         yield map
         return
-    with multiprocessing.Pool(workers, leave_signals_to_parent) as pool:
-        yield pool.imap
+    # Not multiprocessing.Pool: ending it while a process holds the queue's lock can wait for ever.
+    executor = ProcessPoolExecutor(workers, initializer=leave_signals_to_parent)
+    try:
+        yield executor.map
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def leave_signals_to_parent() -> None:
