@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from report.errors import UserError
 
@@ -76,15 +76,22 @@ def latest_folder(listing: Path) -> Path | None:
 
 
 def settings(folder: Path | None) -> dict:
-    """Every flag of the run in a folder, defaults included, as args.json has them; empty without
-    one. Raises UserError."""
+    """Every flag of the run in a folder, defaults included, as args.json has them (numbers that are
+    not finite as words: JSON has none); empty without one. Raises UserError."""
     if folder is None:
         return {}
     try:
         found = json.loads((folder / "args.json").read_text(encoding="utf-8"))
-        return {name: value for name, value in found.items() if name != "script"}
+        return {name: plain(value) for name, value in found.items() if name != "script"}
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / 'args.json'}: not the settings of a run ({error})") from error
+
+
+def plain(value: Any) -> Any:
+    """The value with inf and nan as words."""
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read(folder: Path) -> tuple[list[dict], dict, str | None]:
