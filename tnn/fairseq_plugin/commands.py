@@ -39,12 +39,23 @@ def call_main(cfg: FairseqConfig, main: Callable, **more) -> None:
     if Path(main.__code__.co_filename).parts[-2:] == ("fairseq_cli", "train.py"):
         main = functools.partial(train_alone, main)
     with orderly_exit(sys.argv[0]):
+        allow_bf16(cfg)
         try:
             fairseq_call_main(cfg, main, **more)
         except ProcessExitedException as error:  # a process of several, which has said why
             if error.exit_code != 2:
                 raise
             sys.exit(2)
+
+
+def allow_bf16(cfg: FairseqConfig) -> None:
+    """--bf16 on a GPU, which fairseq's command line takes for a wish to use a TPU. Raises BadInput
+    where there is none."""
+    if not cfg.common.bf16:
+        return
+    if cfg.common.cpu or not torch.cuda.is_available():
+        raise BadInput("--bf16: fairseq computes in bfloat16 on a GPU alone: leave it out here")
+    cfg.common.tpu = False
 
 
 def train_alone(main: Callable, cfg: FairseqConfig, **more) -> None:

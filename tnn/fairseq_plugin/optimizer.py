@@ -1,13 +1,16 @@
-"""fairseq's Adam on a GPU in nine operations an update, in place of nine for each parameter.
+"""fairseq's Adam and its norm of all gradients on a GPU in a few operations an update, in place of
+some for each parameter. (fairseq looks for NVIDIA's apex to do so, and warns that it is not there.)
 
-Importing this module changes fairseq once. On a CPU, for half precision, sparse gradients and
-amsgrad it is fairseq's own.
+Importing this module changes fairseq once. On a CPU the two are fairseq's own, and Adam is so for
+half precision, sparse gradients and amsgrad too.
 """
 
 import math
 
 import torch
+from fairseq import utils
 from fairseq.optim.adam import Adam
+from torch import Tensor
 
 
 @torch.no_grad()
@@ -52,4 +55,13 @@ def at_once(params: list, states: list[dict], group: dict, count: int) -> None:
     torch._foreach_addcdiv_(params, means, roots, value=-size)
 
 
+def total_norm(grads: list[Tensor], chunk_size: int = 0) -> Tensor:
+    """The norm of all gradients, in float32."""
+    if all(grad.is_cuda for grad in grads):
+        norms = torch._foreach_norm(grads, dtype=torch.float32)
+        return torch.linalg.vector_norm(torch.stack(norms))
+    return torch.norm(torch.stack([torch.norm(g, p=2, dtype=torch.float32) for g in grads]))
+
+
 fairseq_step, Adam.step = Adam.step, step
+utils.multi_tensor_l2norm_available, utils.multi_tensor_total_norm = True, total_norm

@@ -191,16 +191,18 @@ def test(run: ImageRun) -> list[tuple[int, int]]:
     """Mean loss and accuracy (percent) on the test images, reported and kept in run.losses. Returns
     (label, prediction) of each. Raises FloatingPointError if the loss is not finite."""
     run.loss.eval()
-    total, correct, n = 0.0, 0, len(run.test)
-    predictions: list[tuple[int, int]] = []
+    losses, pairs, n = [], [], len(run.test)
     for rows in batches(n, run.args.batch_size):
         run.keeper.stop_if_asked()
         pixels, labels = run.test.batch(rows)
         with run.fabric.autocast():
             scores: Tensor = run.model(pixels, run.args.eval_dropout)
-        total += torch.nn.functional.nll_loss(scores.float(), labels, reduction="sum").item()
-        correct += (scores.argmax(1) == labels).sum().item()
-        predictions += zip(labels.tolist(), scores.argmax(1).tolist(), strict=True)
+        losses.append(torch.nn.functional.nll_loss(scores.float(), labels, reduction="sum"))
+        pairs.append(torch.stack([labels, scores.argmax(1)]))
+    # Read here, not batch by batch: each time a GPU would be waited for.
+    total = sum(torch.stack(losses).tolist())
+    predictions = list(zip(*torch.cat(pairs, 1).tolist(), strict=True))
+    correct = sum(label == predicted for label, predicted in predictions)
     run.losses = total / n, 100 * correct / n
     run.keeper.say("\n" + TEST_LINE.format(loss=total / n, correct=correct, total=n,
                                            percent=100 * correct / n) + "\n")
