@@ -24,6 +24,7 @@ from report.published import Line
 HEAD = ["system", "run", "step", "epochs", "metric", "valid", "test", "seconds",
         "published valid / test"]
 SAMPLE_CHARACTERS = 600
+AFTER = {"finetune": " after fine-tuning", "pointer": " with a cache of recent words"}
 SPLITS = {"test": "test data", "valid": "validation data", "train": "training data"}
 
 
@@ -155,10 +156,13 @@ def loss_figure(lines: list[tuple[str, training_curve.Points]], base: Baseline |
                                "training loss, nats", "updates", size=(6.4, 3.4))
         if base:
             figure.axes[0].axhline(base.loss, color=plots.GREY, linestyle="--", linewidth=1.2)
-            # below the line at the left: where a falling curve is not
-            figure.axes[0].annotate(base.name, (0, base.loss), xytext=(4, -12),
-                                    xycoords=("axes fraction", "data"), color=plots.GREY,
-                                    textcoords="offset points")
+            # where a falling curve is not: right below a high line, left above a low one
+            losses = [loss for _, points in lines for _, loss in points]
+            high = base.loss > (min(losses) + max(losses)) / 2
+            figure.axes[0].annotate(
+                base.name, (float(high), base.loss), xytext=(-4, -12) if high else (4, 4),
+                ha="right" if high else "left", color=plots.GREY,
+                xycoords=("axes fraction", "data"), textcoords="offset points")
         return figure
 
     guess = f"; dashed: {base.name}, {base.loss:.2f}" if base else ""
@@ -193,7 +197,8 @@ def outcome(steps: list[dict], base: Baseline | None) -> str:
         guess = f"; {base.name} has {math.exp(base.loss):.0f}" if base and metric == "ppl" else ""
         unit = step_numbers.NAMES[metric]
         said = f"{value} {unit}" if metric == "bpc" else f"{unit} {value}"
-        return f"{said} on the {SPLITS[split]}{guess}{by_length(steps)}."
+        after = AFTER.get(step["step"], "")
+        return f"{said} on the {SPLITS[split]}{after}{guess}{by_length(steps)}."
     return ""
 
 
