@@ -84,7 +84,8 @@ def test_the_headline_and_a_card_say_what_was_done(tmp_path, capsys):
     page = Page(text)
     assert "Demo: all 2 steps of 1 run finished (3 min, 2 cores)" in page.text
     assert ("AWD-LSTM predicts the next word of the docstrings of Python's standard library: "
-            "perplexity 50.40 on the test data after fine-tuning; guessing by frequency has 3.") in page.text
+            "perplexity 50.40 on the test data after fine-tuning; guessing by frequency has 3."
+            ) in page.text
     assert "https://arxiv.org/abs/1803.08240" in [a["href"] for a in page.all("a")]
     assert "From start to end: training loss 9.00 \u2192 6.30 nats." in page.text
     assert "Smaller than the published row: 2 layers of 128." in page.text
