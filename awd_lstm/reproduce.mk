@@ -19,12 +19,12 @@ endif
 .PHONY: demo-awd-lstm
 demo-awd-lstm: setup data-pydoc  ## the demo's LSTM and QRNN alone
 	@rm -rf runs/demo/words-lstm runs/demo/words-qrnn
-	$(call awd-demo,words-lstm,LSTM,--emsize 48 --nhid 128 --nlayers 2 --seed 141,awd-ptb)
-	$(call awd-demo,words-qrnn,QRNN,--emsize 48 --nhid 128 --nlayers 3 --wdrop 0.1 --seed 9001,awd-ptb-qrnn)
+	$(call awd-demo,words-lstm,LSTM,--emsize 32 --nhid 96 --nlayers 2 --seed 141,awd-ptb)
+	$(call awd-demo,words-qrnn,QRNN,--emsize 32 --nhid 96 --nlayers 3 --wdrop 0.1 --seed 9001,awd-ptb-qrnn)
 
 # $(call DEMO,the row this is a small version of,what is smaller)
 DEMO = $(RECORD) run --workdir-root runs/demo --like $(1) --shrunk $(2)
-awd-demo-run = $(call DEMO,$(4),"layers of 128 in place of 1150 or 1550; an epoch and one of fine-tuning")
+awd-demo-run = $(call DEMO,$(4),"layers of 96 in place of 1150 or 1550; an epoch and one of fine-tuning")
 define awd-demo
 $(awd-demo-run) $(1) main -- awd_lstm/main.py --model $(2) $(3) --data data/pydoc --batch_size 40 \
 	--dropouti 0.2 --dropouth 0.1 --epochs 1 --nonmono 2 --log-interval 10 --save model.pt

@@ -20,8 +20,8 @@ endif
 .PHONY: demo-trellisnet
 demo-trellisnet: setup data-pydoc data-digits  ## the demo's TrellisNet alone
 	@rm -rf runs/demo/words-trellisnet runs/demo/digits-trellisnet
-	$(trellis-demo) words-trellisnet main -- trellisnet/word_PTB/word_ptb.py --data data/pydoc --emsize 48 \
-		--nout 48 --nhid 64 --nlevels 6 --horizon 6 --seq_len 70 --batch_size 32 --aux_freq 8 \
+	$(trellis-demo) words-trellisnet main -- trellisnet/word_PTB/word_ptb.py --data data/pydoc --emsize 32 \
+		--nout 32 --nhid 64 --nlevels 6 --horizon 6 --seq_len 70 --batch_size 32 --aux_freq 8 \
 		--dropout 0.2 --dropouti 0.2 --wdrop 0.2 --dropouth 0.1 --epochs 1 --log-interval 10
 	$(trellis-demo) words-trellisnet generate --artifact generated.txt -- trellisnet/generate.py \
 		--load Trellis_wordPTB.pt --data data/pydoc --words 100 --prompt "return the" --top-k 100 \
