@@ -56,7 +56,8 @@ SHRINK = {  # script: what is appended to its command
     "tnn/speed_test.py": "--lengths 128 --steps 1 --out figures",
 }
 # Files and machines that only a user has: of these commands the flags alone are tested.
-OF_THE_USER = ("pretrained", "HOST", "/my/", "mine.txt", "checkpoint_best", "wikitext-103", "tnn_v2_decay",
+OF_THE_USER = ("pretrained", "HOST", "/my/", "mine.txt", "checkpoint_best", "wikitext-103",
+               "tnn_v2_decay",
                "prepare_glue", "predict_glue", "train_lra.sh", "tnn/lra/tasks/listops.py --out DIR",
                "awd-ptb-wider", "pip install")
 

@@ -136,7 +136,8 @@ def parity(folder: Path, out: Path, seeds) -> None:
                  "Left to itself (if there is such a row), with weights and masks of its own, it "
                  "differs by chance, as the seeds do among themselves. +- is the standard error "
                  "of the difference.")
-    lines += table(["", *(f"seed {seed}" for seed in seeds), "mean", "difference to the toolkit"], rows)
+    lines += table(["", *(f"seed {seed}" for seed in seeds), "mean", "difference to the toolkit"],
+                   rows)
     command = runs[f"toolkit-{seeds[0]}"]["command"]
     lines += [f"The toolkit's command: `{' '.join(command)}`", ""]
     (out / "README.md").write_text("\n".join(lines))
