@@ -52,8 +52,8 @@ def readme(lines: list[Line], known: dict[str, Needs], found: list[Record],
     full = [record for record in found if records.is_full(record)]
     text = [INTRO, "## Published and ours", "", *([] if full else [NO_RECORD, ""]),
             *main_table(lines, known, full), "",
-            f"*{NOT_AT_HAND}*: published, in a table of the paper that could not be found. *Figure*: "
-            "a plot without a table.", "",
+            f"*{NOT_AT_HAND}*: published, in a table of the paper that could not be found. "
+            "*Figure*: a plot without a table.", "",
             *first_epochs(found, beside), *released(lines, found), *other_figures(beside),
             "## How long, how much memory", "",
             "As far as published, measured or counted; a dash where nothing is known.", "",
