@@ -40,9 +40,11 @@ def words_of_start(keeper: Keeper, corpus: Corpus) -> Dictionary | None:
     content = keeper.weights or keeper.found
     if content is None or "word_list" not in content or of_other_texts(keeper, corpus):
         return None
-    sizes = content["config"]  # ntokens in scratch/
-    return dictionary_of(content, sizes.get("ntoken", sizes.get("ntokens")),
-                         f"--resume {keeper.args.resume}")
+    sizes = content.get("config", {})
+    ntoken = sizes.get("ntoken", sizes.get("ntokens"))  # the latter in scratch/
+    if ntoken is None:
+        return None  # another script's file, which will be refused
+    return dictionary_of(content, ntoken, f"--resume {keeper.args.resume}")
 
 
 def dictionary_for(content: dict, ntoken: int, what: str, data: str, fabric: Fabric | None

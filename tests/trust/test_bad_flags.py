@@ -1,4 +1,4 @@
-"""Every flag of every script with values that make no sense: exit code 0, or 2 and one clear line, or
+"""Every flag of every script with values that make no sense: exit code 0, or 2 and one clear line;
 1 where the numbers are no longer finite. Never a traceback, never a hang."""
 
 import argparse
