@@ -14,7 +14,7 @@ from tests.trust.scripts import SCRIPTS
 pytestmark = pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0,
                                 reason="only the superuser can become other users")
 FIRST, SECOND = 54321, 54322
-FAST = ("awd-main", "word-ptb", "tnn-lra")  # one of each kind of cache
+FAST = ("awd-main", "word-ptb")  # each with a cache of its own kind
 every_script = pytest.mark.parametrize("name", [
     pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow]) for name in SCRIPTS
     if not SCRIPTS[name].before])
@@ -52,7 +52,9 @@ def run_as(place, script, home, data, user: int):
 
 
 @every_script
-@pytest.mark.parametrize("mode", [0o2775, 0o755], ids=["shared with the group", "the owner's"])
+@pytest.mark.parametrize("mode", [
+    pytest.param(0o2775, id="shared with the group"),
+    pytest.param(0o755, id="the owner's", marks=pytest.mark.slow)])
 def test_two_users_of_one_data_folder(place, home, name, mode):
     """Both orders, since it is the first who makes the caches."""
     script = SCRIPTS[name]

@@ -104,8 +104,9 @@ def test_fairseq_interactive(fairseq, model, tmp_path):
                      for i, prompt in enumerate(PROMPTS)}
 
 
-@pytest.mark.parametrize("damage", ["one bit", "other content", *(
-    pytest.param(damage, marks=pytest.mark.slow) for damage in ("truncated", "empty", "a text"))])
+@pytest.mark.parametrize("damage", ["one bit", *(
+    pytest.param(damage, marks=pytest.mark.slow)
+    for damage in ("truncated", "empty", "a text", "other content"))])
 def test_a_damaged_checkpoint_is_one_line(fairseq, tmp_path, damage):
     """Whichever command reads it, and also to go on from."""
     whole = (FORK / "alm_fork_checkpoint.pt").read_bytes()
