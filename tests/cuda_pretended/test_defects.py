@@ -104,8 +104,24 @@ for device in ("cpu", "cuda"):
     weight, bias, hidden = (torch.randn(*s).to(device) for s in ((20, 5), (20,), (12, 5)))
     value.append(criterion(weight, bias, hidden, torch.arange(12).to(device)).item())
 """
-CODES = {"spoilt": SPOILT, "unmasked": UNMASKED, "dtypes": DTYPES, "tf32": TF32,
-         "gathered": GATHERED, "split": SPLIT}
+TOGETHER = """
+import torch
+from tnn.network.tno import Tno
+from tnn.network.together import encoders_together
+torch.manual_seed(3)
+units = [Tno(1, 6, 8, causal=True, use_decay=True, layers=4).to("cuda") for _ in range(4)]
+def total():
+    return sum(unit.kernel(9, 9).square().sum() for unit in units)
+each = total()
+with encoders_together(units, 9):
+    assert all(unit.given is not None for unit in units)
+    together = total()
+together.backward()
+value = [each.item(), together.item(), all(unit.given is None for unit in units),
+         all(p.grad is not None for unit in units for p in unit.rpe.parameters())]
+"""
+CODES = {"together": TOGETHER, "spoilt": SPOILT, "unmasked": UNMASKED, "dtypes": DTYPES,
+         "tf32": TF32, "gathered": GATHERED, "split": SPLIT}
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +172,13 @@ def test_tf32_is_on_unless_refused(reports):
 def test_what_is_gathered_is_on_the_cpu(reports):
     """CUDA tensors would open a context of every process on every GPU."""
     assert reports["gathered"]["value"] == "cpu"
+
+
+def test_position_encoders_together(reports):
+    each, together, forgotten, trained = reports["together"]["value"]
+    assert together == pytest.approx(each, rel=1e-5)
+    assert forgotten
+    assert trained
 
 
 def test_the_split_softmax_waits_once(reports):

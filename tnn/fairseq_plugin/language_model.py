@@ -15,6 +15,7 @@ from tnn.fairseq_plugin.options import TnnLanguageModelConfig, block_options, se
 from tnn.lm.architectures import ARCHITECTURES, COMMON
 from tnn.network.block import TnnBlock
 from tnn.network.recurrence import Window
+from tnn.network.together import encoders_together
 
 
 class DecoderLayer(TnnBlock):
@@ -63,6 +64,15 @@ class TnnDecoder(TransformerDecoder):
             layer = checkpoint_wrapper(
                 layer, offload_to_cpu=safe_getattr(self.args, "offload_activations", False))
         return layer
+
+    def extract_features_scriptable(self, prev_output_tokens, encoder_out=None,
+                                    incremental_state=None, *rest):
+        """fairseq's, with the position encoders of all layers computed as one where that pays."""
+        alone = incremental_state is not None
+        operators = [] if alone else [layer.self_attn.gtu.toep for layer in self.layers]
+        with encoders_together(operators, prev_output_tokens.shape[1]):
+            return super().extract_features_scriptable(prev_output_tokens, encoder_out,
+                                                       incremental_state, *rest)
 
     def buffered_future_mask(self, tensor):
         """None: a T x T mask would only be ignored (0.8 GB at T = 14336)."""

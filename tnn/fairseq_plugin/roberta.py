@@ -16,6 +16,7 @@ from fairseq.utils import safe_getattr
 from tnn.fairseq_plugin.options import block_options, set_defaults
 from tnn.lm.architectures import MASKED_ARCHITECTURES, MASKED_COMMON
 from tnn.network.block import TnnBlock
+from tnn.network.together import encoders_together
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,12 @@ class TnnTransformerEncoder(TransformerEncoder):
     def build_encoder_layer(self, args):
         return EncoderLayer(safe_getattr(self.args, "mask_padding", False),
                             **block_options(self.args, "encoder"))
+
+    def forward_scriptable(self, src_tokens, *rest, **more):
+        """fairseq's, with the position encoders of all layers computed as one where that pays."""
+        operators = [layer.self_attn.gtu.toep for layer in self.layers]
+        with encoders_together(operators, src_tokens.shape[1]):
+            return super().forward_scriptable(src_tokens, *rest, **more)
 
 
 class TnnEncoder(RobertaEncoder):

@@ -23,6 +23,8 @@ class Tno(ToeplitzOperator):
     coefficients decay makes vanish, too. Raises ValueError for other par_types and unknown names.
     """
 
+    given: Tensor | None = None   # what the encoder says, where it is known (together.py)
+
     def __init__(self, h: int, dim: int, rpe_dim: int, causal: bool = False,
                  use_decay: bool = False, use_multi_decay: bool = False, residual: bool = False,
                  act: str = "relu", par_type: int = 1, gamma: float = 0.999, bias: bool = True,
@@ -65,6 +67,8 @@ class Tno(ToeplitzOperator):
 
     def _encoded(self, n, K):
         """r (L, E) of the first K lags of length n."""
+        if self.given is not None and len(self.given) == (K if self.causal else 2 * K - 1):
+            return self.given
         lags = self.lag_list(0, K, self.rpe.pos_proj.weight.device)
         return self.rpe(self.positions(lags, n))
 
