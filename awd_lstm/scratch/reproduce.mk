@@ -37,10 +37,10 @@ reproduce-awd-scratch-parity: setup data-ptb  ## the readable AWD-LSTM beside aw
 .PHONY: demo-awd-scratch
 demo-awd-scratch: setup data-pydoc  ## the demo's readable AWD-LSTM alone
 	@rm -rf runs/demo/words-readable
-	$(call awd-scratch-demo,main) --epochs 2
+	$(call awd-scratch-demo,main) --epochs 1
 	$(call awd-scratch-demo,finetune) --finetune --epochs 1
 
-awd-scratch-demo = $(call DEMO,awd-scratch-ptb,"2 layers of 64 in place of 3 of 1150; 2 epochs and 1 of \
+awd-scratch-demo = $(call DEMO,awd-scratch-ptb,"2 layers of 64 in place of 3 of 1150; an epoch and one of \
 fine-tuning") words-readable $(1) -- $(awd-scratch-main) --data data/pydoc \
 	--emsize 32 --nhid 64 --nlayers 2 --batch_size 80 --train_rows 100 --log-interval 50 \
 	--log-dir logs --save model.pt
