@@ -23,7 +23,7 @@ from harness.forecast import Forecast
 MASKED = ("_step_supports_amp_scaling", "reads_found_inf")
 
 
-def inner(optimizer) -> torch.optim.Optimizer:
+def inner(optimizer) -> Any:
     """The optimiser itself, without Fabric's around it."""
     return getattr(optimizer, "optimizer", optimizer)
 
@@ -110,8 +110,9 @@ class Waiting:
     def _now(self, values: tuple[Tensor, ...], over: str) -> list[float]:
         if over == "mean":
             return [machine.mean(self.fabric, value) for value in values]
-        found = [value.item() for value in values]
-        return machine.total(self.fabric, *found) if over == "sum" else found
+        if over == "sum" and self.fabric.world_size > 1:
+            values = tuple(self.fabric.all_reduce(value, reduce_op="sum") for value in values)
+        return [value.item() for value in values]
 
     def read(self) -> None:
         """Reads all that waits, in one transfer, and does what was to be done with it. All
@@ -159,12 +160,13 @@ class Waiting:
             self.add(lambda loss: machine.refuse_not_finite(loss, 0.0, [], where), loss)
             return torch.zeros_like(loss)
         names, grads = zip(*named, strict=True)
-        norms = torch.stack([norm.to(loss.dtype) for norm in torch._foreach_norm(grads)])
+        found = torch._foreach_norm(grads)
+        norms = torch.stack([norm.to(found[0].dtype) for norm in found])
         norm = torch.linalg.vector_norm(norms)
-        if self._found_inf is None:
+        if self._found_inf is None or self._one is None:
             # Without dimensions: fused Adam subtracts it from each parameter's count of steps.
-            self._found_inf, self._one = (torch.full((), value, device=loss.device)
-                                          for value in (0.0, 1.0))
+            self._found_inf = torch.zeros((), device=loss.device)
+            self._one = torch.ones((), device=loss.device)
         torch._amp_foreach_non_finite_check_and_unscale_([norm + loss], self._found_inf, self._one)
         self.add(lambda loss, norm, *norms: machine.refuse_not_finite(
             loss, norm, zip(names, norms, strict=True), where), loss, norm, norms)

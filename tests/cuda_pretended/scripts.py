@@ -72,8 +72,8 @@ RUNS = {run.name: run for run in (
     Run("trellis-word", of("word-ptb"), "--nlevels 58 --aux_freq 12 --horizon 58 --seq_len 110 "
         "--batch_size 2 --optim SGD"),
     Run("trellis-small", of("word-ptb"), "--optim SGD"),
-    Run("trellis-wt103", of("word-wt103"), "--nlevels 75 --aux_freq 25"),
-    Run("trellis-char", of("char-ptb"), "--nlevels 125 --aux_freq 25"),
+    Run("trellis-wt103", of("word-wt103"), "--nlevels 75 --aux_freq 25 --batch_size 4"),
+    Run("trellis-char", of("char-ptb"), "--nlevels 125 --aux_freq 25 --batch_size 8"),
     Run("trellis-images", of("seq-images")),
     Run("sparse-lm", of("sparse-main"), "--nlayers 3 --wdrop 0.5"),
     Run("dense-lm", of("sparse-main", flags=DENSE)),

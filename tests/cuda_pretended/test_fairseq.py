@@ -1,0 +1,66 @@
+"""fairseq-train with the plugin on the pretended GPU: the language models, in float32, bf16 and
+fp16, and resumed. fairseq itself waits for the GPU some times an update; what is bounded here is
+the number of operations."""
+
+import argparse
+import json
+
+import pytest
+
+from harness import files
+from tests.cuda_pretended.measure import FIGURES
+from tests.cuda_pretended.pretended import ROOT
+from tests.harness.same import same
+
+pytest.importorskip("fairseq", reason="fairseq is not installed, see README: Installing")
+from tests.tnn.lm.test_fairseq_train import CAUSAL, MASKED
+
+KINDS = {"alm": [*CAUSAL, "--decoder-layers", "6", "--rpe-layers", "6"],
+         "blm": [*MASKED, "--encoder-layers", "3"]}
+CASES = [("alm", ()), ("alm", ("--bf16",)), ("alm", ("--fp16",)), ("blm", ()), ("blm", ("--bf16",))]
+
+
+def argv(kind: str, folder, updates: int, *more: str) -> list[str]:
+    words = [word for word in KINDS[kind] if word != "--cpu"]
+    words[words.index("--log-interval") + 1] = "100"
+    return [*words, "--save-dir", str(folder), "--max-update", str(updates), *more]
+
+
+def train(kind: str, folder, updates: int, *more: str) -> dict:
+    return {"module": "fairseq_cli.train", "argv": argv(kind, folder, updates, *more),
+            "before": "fairseq_cli.train", "cwd": str(ROOT)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("kind", "more"), CASES, ids=["".join((k, *m)) for k, m in CASES])
+def test_the_language_models(run_jobs, tmp_path, kind, more):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    reports = run_jobs([train(kind, whole, 4, *more), train(kind, parts, 2, *more),
+                        train(kind, parts, 4, *more)], seconds=1500)
+    for report in reports:
+        assert report["exit"] == 0, report["error"] + report["output"][-2000:]
+        assert report["problems"] == {}
+    (_, second), (_, last) = reports[0]["updates"][1], reports[0]["updates"][-1]
+    name = "tnn-" + "".join((kind, *more)).replace("--", "-")
+    most = json.loads(FIGURES.read_text())["fairseq"][name]["now"][1]
+    assert (last - second) / 2 <= most, reports[0]["operations"]
+    one, two = (files.read(folder / "checkpoint_last.pt", safe=(argparse.Namespace,))
+                for folder in (whole, parts))
+    assert same(dict(one["model"]), dict(two["model"]))
+
+
+def test_bf16_without_a_gpu_is_one_line(monkeypatch):
+    from types import SimpleNamespace
+
+    import torch
+
+    from harness.endings import BadInput
+    from tnn.fairseq_plugin import commands
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cfg = SimpleNamespace(common=SimpleNamespace(bf16=True, cpu=False, tpu=True))
+    with pytest.raises(BadInput, match="--bf16: fairseq computes in bfloat16 on a GPU"):
+        commands.allow_bf16(cfg)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    commands.allow_bf16(cfg)
+    assert cfg.common.tpu is False
