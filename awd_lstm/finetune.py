@@ -103,7 +103,7 @@ def texts_and_model(args: argparse.Namespace, keeper: Keeper):
             and known.digest() != corpus.dictionary.digest()):
         return corpus, *model_with_words_of(corpus, model, criterion, known, keeper.say)
     keeper.best_suffix = ""
-    return texts_of_model(*file, corpus, args.data, keeper.say), model, criterion
+    return texts_of_model(*file, corpus, args, keeper.say), model, criterion
 
 
 def warn_of_inert_flags(run: Run) -> None:

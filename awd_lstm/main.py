@@ -83,7 +83,7 @@ def build(args: argparse.Namespace, keeper: Keeper) -> Run:
     corpus = load_corpus(args.data, keeper.fabric)
     known = words_of_start(keeper, corpus)
     if known and args.vocabulary == "model":
-        corpus = texts_in_words_of(known, corpus, args.data, keeper.say)
+        corpus = texts_in_words_of(known, corpus, args, keeper.say)
     keeper.say("Loading cached dataset..." if corpus.cached else "Producing dataset...")
     words = len(corpus.dictionary)
     with single_precision():

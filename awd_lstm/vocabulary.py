@@ -4,6 +4,7 @@ Either the texts are read with the model's words (--vocabulary model: unknown on
 the model gets the texts' words (--vocabulary data: known ones keep their vectors).
 """
 
+from argparse import Namespace
 from collections.abc import Callable
 
 from lightning_fabric import Fabric
@@ -16,7 +17,7 @@ from awd_lstm.utils import single_precision
 from common.splitcross import SplitCrossEntropyLoss
 from harness.endings import BadInput, bad_input
 from harness.keeper import Keeper
-from texts.vocabulary import sentence_about, words_in_file
+from texts.vocabulary import UnknownWords, sentence_about, words_in_file
 
 ROWS = ("encoder.weight", "decoder.weight", "decoder.bias")  # one row per word
 
@@ -69,30 +70,30 @@ def refuse_other_words(content: dict, ntoken: int, what: str, corpus: Corpus, da
         raise BadInput(f"{what} was trained on other words than those of --data {data}")
 
 
-def texts_in_words_of(dictionary: Dictionary, corpus: Corpus, data: str,
+def texts_in_words_of(dictionary: Dictionary, corpus: Corpus, args: Namespace,
                       say: Callable[[str], None]) -> Corpus:
     """The texts with the words of a model; tells how many of theirs it does not know. Raises
     BadInput if it has no <unk> for them."""
     if dictionary.digest() == corpus.dictionary.digest():
         return corpus
-    with bad_input(f"--data {data}: "):
-        try:
-            found = corpus.in_words_of(dictionary)
-        except ValueError as error:
-            raise ValueError(f"{error}: --vocabulary data takes the words of the texts instead"
-                             ) from error
-    say(f"--data {data}: {sentence_about(found.unknown, corpus.dictionary.total)}")
+    try:
+        found = corpus.in_words_of(dictionary)
+    except UnknownWords as error:
+        instead = ": --vocabulary data takes the texts' words instead"
+        raise BadInput(f"--data {args.data}: {error}{instead * hasattr(args, 'vocabulary')}"
+                       ) from error
+    say(f"--data {args.data}: {sentence_about(found.unknown, corpus.dictionary.total)}")
     return found
 
 
-def texts_of_model(content: dict, ntoken: int, what: str, corpus: Corpus, data: str,
+def texts_of_model(content: dict, ntoken: int, what: str, corpus: Corpus, args: Namespace,
                    say: Callable[[str], None]) -> Corpus:
     """texts_in_words_of for a model file or training state; of one that does not list its words,
     the texts must have these. Raises BadInput."""
     known = dictionary_of(content, ntoken, what)
     if known is not None:
-        return texts_in_words_of(known, corpus, data, say)
-    refuse_other_words(content, ntoken, what, corpus, data)
+        return texts_in_words_of(known, corpus, args, say)
+    refuse_other_words(content, ntoken, what, corpus, args.data)
     return corpus
 
 

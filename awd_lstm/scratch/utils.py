@@ -173,7 +173,7 @@ def model_to_train(args: argparse.Namespace, corpus: Corpus, keeper: Keeper
     if args.finetune:
         return trained_model(args, corpus, keeper.say)
     if known := words_of_start(keeper, corpus):
-        corpus = texts_in_words_of(known, corpus, args.data, keeper.say)
+        corpus = texts_in_words_of(known, corpus, args, keeper.say)
     return *new_model(args, len(corpus.dictionary)), corpus
 
 
@@ -199,7 +199,7 @@ def trained_model(args: argparse.Namespace, corpus: Corpus, say: Callable[[str],
         reason = str(error).splitlines()[0]
         raise BadInput(f"--save {args.save} is no model of awd_lstm/scratch ({reason})") from None
     corpus = texts_of_model(content, model.config["ntokens"], f"--save {args.save}", corpus,
-                            args.data, say)
+                            args, say)
     return model, criterion, corpus
 
 

@@ -132,6 +132,24 @@ def test_help(capsys):
     assert re.findall(r"^  (-\S+(?: \S+)?)\n(?=  -|\n|\Z)", out, re.M) == []
 
 
+def test_other_texts_are_read_with_the_models_words(folder, capsys):
+    """--resume MODEL, --finetune and --pointer on texts with an unknown word."""
+    with (folder / "texts/train.txt").open("a") as file:
+        file.write("w1 <unk> w2\n")
+    train(folder, "--max-steps", "1")
+    words = files.read(folder / "m.pt")["word_list"]
+    with (folder / "texts/valid.txt").open("a") as file:
+        file.write("w1 zebra\n")
+    capsys.readouterr()
+    train(folder, "--resume", folder / "m.pt", "--max-steps", "1", "--save", folder / "new.pt")
+    train(folder, "--finetune", "--max-steps", "1")
+    train(folder, "--pointer", "--window", "5")
+    said = "(1 words) unknown to the model, read as <unk>: zebra"
+    assert capsys.readouterr().out.count(said) == 3
+    for name in ("m.pt", "new.pt.state"):
+        assert torch.equal(files.read(folder / name)["word_list"], words)
+
+
 # ------------------------------------------------------------------------------------ the same run
 @pytest.mark.parametrize("layers", ["1", "3"])
 def test_same_training_as_the_toolkit(folder, layers):
@@ -289,7 +307,7 @@ def test_other_refusals(folder, capsys):
     assert "is no model" in refused(capsys, *flags(folder, "--pointer", "--save",
                                                    folder / "other.pt"))
     write_corpus(folder / "texts", words=31)
-    assert "other words" in refused(capsys, *flags(folder, "--pointer"))
+    assert "the model does not know" in refused(capsys, *flags(folder, "--pointer"))
     assert "train.txt is not what the run in" in refused(capsys, *flags(folder, "--resume"))
 
 

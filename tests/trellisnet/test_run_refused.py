@@ -188,8 +188,11 @@ def test_weights_of_another_model(trained, folder, capsys):
 
 
 def test_model_of_other_words(trained, folder, capsys):
-    """As many but others, or another number of them."""
-    load = ["--load", trained("word")[0] / "m.pt"]
+    """As many but others, or another number of them; of a file that does not list its words."""
+    content = files.read(trained("word")[0] / "m.pt")
+    del content["word_list"]
+    files.write(folder / "before.pt", content)
+    load = ["--load", folder / "before.pt"]
     text = (folder / "texts/train.txt").read_text()
     for changed, says in ((text.replace("w3", "other"), "was trained on other words"),
                           (text + "new\n", "knows 31 words, --data has 32")):
