@@ -14,22 +14,9 @@ from awd_lstm.qrnn import QRNNLayer
 from common.dropout import WeightDrop, check_rate, embedding_dropout, locked_dropout
 from common.weights import bare_names
 from kernels.cudnn import GRU
-from kernels.lstm import lstm
+from kernels.lstm import LSTM
 
 Hidden = list  # per layer: (h, c) for LSTM, h for GRU, c for QRNN; each tensor (1, B, H)
-
-
-class LSTM(nn.LSTM):
-    """A torch.nn.LSTM layer computed by kernels.lstm: (T, B, I), (h, c) -> (T, B, H), (h, c)."""
-
-    weight_ih_l0: Tensor
-    weight_hh_l0: Tensor   # no parameter under weight drop
-    bias_ih_l0: Tensor
-    bias_hh_l0: Tensor
-
-    def forward(self, x: Tensor, hidden: tuple[Tensor, Tensor]):  # type: ignore[override]
-        return lstm(x, hidden, self.weight_ih_l0, self.weight_hh_l0,
-                    self.bias_ih_l0, self.bias_hh_l0)
 
 
 class RNNModel(nn.Module):

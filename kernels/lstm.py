@@ -18,7 +18,7 @@ from torch.autograd.function import Function
 from torch.nn.utils.rnn import PackedSequence
 
 from kernels import cudnn, library
-from kernels.product import product, rounded_product
+from kernels.product import product, rounded_product, transposed
 from kernels.second_derivatives import plain_gradients
 
 # Below this many steps packing W_hh costs more than it gains (measured: H = 1150, B = 1 and 20).
@@ -166,7 +166,7 @@ class _LSTM(Function):
         previous = torch.cat([h0, output[:-1]]).view(T * B, H)
         operand = d_gates.bfloat16() if multiply is rounded_product else d_gates
         dx = multiply(operand, w_ih).view_as(x) if need_x else None
-        across = operand.t().contiguous()  # (4H,TB), laid out anew once for both products
+        across = transposed(operand)  # (4H,TB)
         d_ih = multiply(across, x.reshape(T * B, -1)) if need_ih else None
         d_hh = multiply(across, previous) if need_hh else None
         db = d_gates.sum(0) if any(need_b) else None

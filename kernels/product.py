@@ -59,6 +59,12 @@ def product_into(out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) 
     return out if bias is None else out.add_(bias)
 
 
+def transposed(a: Tensor) -> Tensor:
+    """a^T for several products. oneDNN gets it laid out anew, or it would do so in each of them."""
+    laid_out = a.dtype == torch.bfloat16 or _onednn_linear() is not None
+    return a.t().contiguous() if laid_out else a.t()
+
+
 def rounded_product(a: Tensor, b: Tensor) -> Tensor:
     """a b in float32, from operands and to a result that are rounded to bfloat16; summed in
     float32. For CPUs with bfloat16 instructions; not differentiable."""

@@ -18,15 +18,15 @@
 #include "bf16.h"
 #include "parallel.h"
 
-constexpr int GATES = 4;             // a forward panel is four registers wide: one for each gate
-constexpr int BACKWARD_VECTORS = 4;  // width of a backward panel in registers
-// Rows of a tile. Its ROWS * 4 sums, a row of the panel and one number of the left matrix share the
-// register file: 6 * 4 + 4 + 1 of 32, or 3 * 4 of 16 with the panel read straight from the cache.
-// Each loaded register of the panel serves ROWS multiplications, each loaded number 4.
-constexpr int ROWS = REGISTERS == 32 ? 6 : 3;
-// Rows of a backward panel used at a time: 1024 * 4 registers (128 or 256 KiB) stay in the
-// second-level cache while all B rows pass. A forward panel has only H rows and needs no slices.
-constexpr long DEPTH = 1024;
+constexpr int GATES = 4;
+// A tile is ROWS high and SPAN registers wide. Its sums, a row of the panel and one number of the
+// left matrix share the register file: 6 * 4 + 4 + 1 of 32, or 6 * 2 + 2 + 1 of 16. Each loaded
+// register of the panel serves ROWS multiplications, each loaded number SPAN.
+constexpr int ROWS = 6, SPAN = REGISTERS == 32 ? 4 : 2;
+// Rows of a backward panel used at a time: 1024 * 4 registers of 64 bytes, or 2048 * 2 of 32 (256
+// or 128 KiB), stay in the second-level cache while all B rows pass. A forward panel has only H
+// rows and needs no slices.
+constexpr long DEPTH = 4096 / SPAN;
 
 // ---- the numbers that are multiplied ------------------------------------------------------------
 // Neighbouring rows k of a panel that lie in one register, side by side in each lane: 1, or 2 Bf16.
@@ -73,9 +73,9 @@ INLINE void multiply(const Bf16* a, long stride, const Bf16* panel, long K, Vec<
 }
 
 // ---- packing ------------------------------------------------------------------------------------
-// Panel p of the forward pass has L hidden units: packed[p][k][gate][lane] = w[gate, unit][k]. The
-// four gates of a unit lie side by side, so that one tile holds all that its cell needs. Units past
-// H are zeros. With pairs: packed[p][k / 2][gate][lane][k % 2].
+// Panel p of the forward pass has the four gates of L hidden units, all that their cells need:
+// packed[p][gate / SPAN][k][gate % SPAN][lane] = w[gate, unit][k]. Units past H are zeros. With
+// pairs: [k / 2] in the place of [k], and [k % 2] behind [lane].
 template <class S, class W> void lstm_pack_forward(long H, const S* w, W* packed, int threads) {
     constexpr long L = LANES<S>, WIDTH = GATES * L, P = PAIR<S, W>;
     const long K = paired<S, W>(H);
@@ -86,16 +86,17 @@ template <class S, class W> void lstm_pack_forward(long H, const S* w, W* packed
             // rows read and the lines written stay in the cache.
             for (long column = 0; column < WIDTH; ++column) {
                 const long gate = column / L, unit = p * L + column % L;
-                W* to = packed + p * K * WIDTH + column * P;
+                W* to = packed + (p * GATES + gate / SPAN * SPAN) * K * L
+                        + (gate % SPAN * L + column % L) * P;
                 for (long k = k0; k < min(K, k0 + L); ++k)
-                    to[k / P * P * WIDTH + k % P] = as_weight<W>(
+                    to[k / P * P * SPAN * L + k % P] = as_weight<W>(
                         unit < H && k < H ? w[(gate * H + unit) * H + k] : S(0));
             }
 }
 // Panel p of the backward pass: packed[p][k][lane] = w[k][p * WIDTH + lane], k < 4H. Rows stay
 // rows, so plain copies do. With pairs: packed[p][k / 2][lane][k % 2].
 template <class S, class W> void lstm_pack_backward(long H, const S* w, W* packed, int threads) {
-    constexpr long WIDTH = BACKWARD_VECTORS * LANES<S>, P = PAIR<S, W>;
+    constexpr long WIDTH = SPAN * LANES<S>, P = PAIR<S, W>;
     #pragma omp parallel for schedule(static) num_threads(threads)
     for (long p = 0; p < ceil_div(H, WIDTH); ++p)
         for (long k = 0; k < 4 * H; ++k)
@@ -110,7 +111,7 @@ template <class S, class W> void lstm_pack_backward(long H, const S* w, W* packe
 // Numbers of W in either packed form, at most: 4H rows of H rounded up to whole backward panels, or
 // the same of H + 1 (pairs).
 template <class S, class W> long lstm_packed_size(long H) {
-    constexpr long WIDTH = BACKWARD_VECTORS * LANES<S>;
+    constexpr long WIDTH = GATES * LANES<S>;
     return 4 * paired<S, W>(H) * ceil_div(H, WIDTH) * WIDTH;
 }
 // Numbers of S that lstm.py must make room for: W_hh packed and, with Bf16, two steps of rounded
@@ -146,15 +147,18 @@ INLINE void lstm_rows(const Lstm<S, W>& q, long t, long b, long p, long rows) {
     const W* h_previous;
     if constexpr (ROUNDED<S, W>) h_previous = q.rounded_rows(t, K);
     else h_previous = t ? q.out + (t - 1) * q.B * H : q.h0;
-    Vec<S> acc[R][GATES] = {};
-    multiply<S, R, GATES>(h_previous + b * K, K, q.packed + unit * K * GATES, K, acc);
+    Vec<S> acc[GATES / SPAN][R][SPAN] = {};
+    for (int part = 0; part < GATES / SPAN; ++part)
+        multiply<S, R, SPAN>(h_previous + b * K, K,
+                             q.packed + (unit * GATES + part * SPAN * LANES<S>) * K, K, acc[part]);
     for (int m = 0; m < R; ++m) {
+        const auto sum = [&](int j) { return acc[j / SPAN][m][j % SPAN]; };
         const long at = (b + m) * H + unit;
         S* gate = q.gates + (t * q.B + b + m) * 4 * H + unit;
-        const Vec<S> i = sigmoid<S>(acc[m][0] + load(gate, n));
-        const Vec<S> f = sigmoid<S>(acc[m][1] + load(gate + H, n));
-        const Vec<S> g = tanh<S>(acc[m][2] + load(gate + 2 * H, n));
-        const Vec<S> o = sigmoid<S>(acc[m][3] + load(gate + 3 * H, n));
+        const Vec<S> i = sigmoid<S>(sum(0) + load(gate, n));
+        const Vec<S> f = sigmoid<S>(sum(1) + load(gate + H, n));
+        const Vec<S> g = tanh<S>(sum(2) + load(gate + 2 * H, n));
+        const Vec<S> o = sigmoid<S>(sum(3) + load(gate + 3 * H, n));
         // With cell_step 0 c_t overwrites c_{t-1}: this tile alone reads it, and has done so.
         const Vec<S> c = f * load(c_previous + at, n) + i * g;
         const Vec<S> h = o * tanh<S>(c);
@@ -237,7 +241,7 @@ INLINE void lstm_grad_rows(const Lstm<S, W>& q, const LstmGrad<S>& d, long t, lo
                            long k0, long k1, long rows) {
     if constexpr (R > 1)
         if (rows < R) return lstm_grad_rows<S, W, R - 1>(q, d, t, b, p, k0, k1, rows);
-    constexpr int V = BACKWARD_VECTORS;
+    constexpr int V = SPAN;
     constexpr long L = LANES<S>;
     const long K = 4 * q.H, n = q.H - p * V * L;
     const W* d_gates;
@@ -258,7 +262,7 @@ INLINE void lstm_grad_rows(const Lstm<S, W>& q, const LstmGrad<S>& d, long t, lo
 // the gradient of h_n. The last one (t = 0) has only the product: it leaves the gradient of h0.
 template <class S, class W>
 void lstm_backward(const Lstm<S, W>& q, const LstmGrad<S>& d, int threads) {
-    constexpr long WIDTH = BACKWARD_VECTORS * LANES<S>, SLICE = DEPTH * PAIR<S, W>;
+    constexpr long WIDTH = SPAN * LANES<S>, SLICE = DEPTH * PAIR<S, W>;
     const unsigned flags = flush_flags();
     const long H = q.H, K = 4 * H, rows = ceil_div(q.B, ceil_div(q.B, ROWS));
     #pragma omp parallel num_threads(threads)
