@@ -29,6 +29,7 @@ from torch import nn
 
 from awd_lstm.model import RNNModel
 from awd_lstm.scratch.model import AWD_LSTM
+from benchmarks.peaks import describe
 from harness.machine import keep_freed_memory
 
 VOCABULARY, EMBEDDING, B = 10_000, 400, 20
@@ -93,8 +94,8 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     keep_freed_memory()
     torch.set_flush_denormal(True)
-    print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads, nhid "
-          f"{args.nhid}, batch {B} x {args.timesteps}, vocabulary {VOCABULARY}", flush=True)
+    describe(args.device)
+    print(f"nhid {args.nhid}, batch {B} x {args.timesteps}, vocabulary {VOCABULARY}", flush=True)
     steppers = {}
     for name, (model, forward) in forms(args.nhid).items():
         model.to(args.device).train()

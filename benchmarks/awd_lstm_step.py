@@ -5,7 +5,8 @@
 The plain form is the same model with nn.LSTM (QRNN: a Python loop over time), the weight mask
 drawn and multiplied over the whole matrix, the embedding masked as a whole, F.cross_entropy, and
 PyTorch's default SGD. Both run in one process, step by step in turn, from the same weights and the
-same random stream; the losses are printed so that one sees that they are the same numbers.
+same random stream; the losses are printed so that one sees that they are the same numbers. Where
+there are bfloat16 instructions, ours under bfloat16 autocast goes along.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from awd_lstm.model import RNNModel
 from awd_lstm.qrnn import QRNNLayer
 from awd_lstm.training import TrainingLoss
 from awd_lstm.utils import repackage_hidden
+from benchmarks.peaks import best, describe
 from common.dropout import WeightDrop, locked_dropout
 from common.splitcross import SplitCrossEntropyLoss
 from harness.machine import keep_freed_memory
@@ -95,14 +97,15 @@ class PlainLoss(nn.Module):
 
 
 class Stepper:
-    """One of the two forms: a model, its loss and its optimiser."""
+    """One of the forms: a model, its loss and its optimiser."""
 
     def __init__(self, name, kind, device):
         plain = name == "plain"
         torch.manual_seed(1)
         model = (PlainModel if plain else RNNModel)(kind, VOCABULARY, **SETTINGS[kind],
                                                     tie_weights=True).to(device)
-        self.name, self.model = name, model
+        self.name, self.model, self.device = name, model, device
+        self.arithmetic = "bfloat16" if name == "bf16" else "float32"
         self.criterion = PlainLoss() if plain else SplitCrossEntropyLoss(SETTINGS[kind]["ninp"])
         self.loss = TrainingLoss(model, self.criterion, alpha=2, beta=1)
         self.optimizer = torch.optim.SGD(model.parameters(), lr=30, weight_decay=1.2e-6,
@@ -111,13 +114,18 @@ class Stepper:
         self.rng = torch.get_rng_state()
         self.seconds = {"train": [], "eval": []}
 
+    def autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16,
+                              enabled=self.arithmetic == "bfloat16")
+
     def train(self, data, targets):
         """One update; returns the loss."""
         self.model.train()
         torch.set_rng_state(self.rng)
         start = time.perf_counter()
         self.optimizer.zero_grad()
-        loss, raw_loss, hidden = self.loss(data, targets, self.hidden)
+        with self.autocast():
+            loss, raw_loss, hidden = self.loss(data, targets, self.hidden)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 0.25)
         self.optimizer.step()
@@ -131,21 +139,11 @@ class Stepper:
     def evaluate(self, data, targets):
         self.model.eval()
         start = time.perf_counter()
-        output, _, _, _ = self.model(data, self.hidden, return_h=True)
-        decoder = self.model.decoder
-        self.criterion(decoder.weight, decoder.bias, output, targets).item()
+        with self.autocast():
+            output, _, _, _ = self.model(data, self.hidden, return_h=True)
+            decoder = self.model.decoder
+            self.criterion(decoder.weight, decoder.bias, output, targets).item()
         self.seconds["eval"].append(time.perf_counter() - start)
-
-
-def gemm_peak(device) -> float:
-    """Best of ten 2048^3 products, FLOP/s."""
-    a = torch.randn(2048, 2048, device=device)
-    times = []
-    for _ in range(10):
-        start = time.perf_counter()
-        (a @ a)[0, 0].item()
-        times.append(time.perf_counter() - start)
-    return 2 * 2048**3 / min(times)
 
 
 def step_flops(kind: str) -> float:
@@ -165,29 +163,35 @@ def median(values):
     return sorted(values)[len(values) // 2]
 
 
-def compare(kind: str, repeats: int, device: torch.device) -> None:
-    steppers = [Stepper(name, kind, device) for name in ("plain", "ours")]
+def compare(kind: str, repeats: int, device: torch.device, found: dict[str, float]) -> None:
+    """found: the machine's peaks."""
+    names = ["plain", "ours"] + ["bf16"] * (best(found, "bfloat16") > 0)
+    steppers = [Stepper(name, kind, device) for name in names]
     words = torch.randint(VOCABULARY, (repeats + 1, T + 1, B),
                           generator=torch.Generator().manual_seed(2)).to(device)
     for step, block in enumerate(words):
         data, targets = block[:-1], block[1:].reshape(-1)
         losses = [s.train(data, targets) for s in steppers]
-        print(f"  step {step}: loss plain {losses[0]:.6f} ours {losses[1]:.6f}", flush=True)
+        print(f"  step {step}: loss " + " ".join(
+            f"{name} {loss:.6f}" for name, loss in zip(names, losses, strict=True)), flush=True)
         for s in steppers:
             s.evaluate(data, targets)
-    peak, flops = gemm_peak(device), step_flops(kind)
+    flops = step_flops(kind)
     print(f"{kind}: {sum(p.numel() for p in steppers[1].model.parameters()):,} parameters, "
-          f"{flops / 1e9:.0f} GFLOP a training step, GEMM peak {peak / 1e9:.0f} GFLOP/s")
+          f"{flops / 1e9:.0f} GFLOP a training step")
     time_of = {}
     for s in steppers:
         for what in ("train", "eval"):
             time_of[s.name, what] = median(s.seconds[what][1:])
-        train = time_of[s.name, "train"]
+        train, peak = time_of[s.name, "train"], best(found, s.arithmetic)
         print(f"  {s.name:5}  train {T * B / train:7.0f} tokens/s ({train:.3f} s a step, "
-              f"{flops / train / peak:4.0%} of the GEMM peak)  "
+              f"{flops / train / peak:4.0%} of the best product's rate)  "
               f"eval {T * B / time_of[s.name, 'eval']:7.0f} tokens/s")
     print(f"  ratio  train {time_of['plain', 'train'] / time_of['ours', 'train']:.2f}x  "
           f"eval {time_of['plain', 'eval'] / time_of['ours', 'eval']:.2f}x")
+    if "bf16" in names:
+        print(f"  ratio  train {time_of['ours', 'train'] / time_of['bf16', 'train']:.2f}x  "
+              f"eval {time_of['ours', 'eval'] / time_of['bf16', 'eval']:.2f}x  (bf16 to float32)")
 
 
 def main() -> None:
@@ -201,10 +205,10 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     keep_freed_memory()  # as training does; for both forms
     torch.set_flush_denormal(True)
-    print(f"torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads, "
-          f"batch {B} x {T}, vocabulary {VOCABULARY}")
+    found = describe(args.device)
+    print(f"batch {B} x {T}, vocabulary {VOCABULARY}")
     for kind in [args.model] if args.model else SETTINGS:
-        compare(kind, args.repeats, torch.device(args.device))
+        compare(kind, args.repeats, torch.device(args.device), found)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"peak memory of the process: {peak >> 10} MiB")
 

@@ -22,7 +22,7 @@ if __package__ in (None, ""):
 import torch
 from torch import nn
 
-from kernels.product import product
+from benchmarks.peaks import best, describe
 from sparse_seq import SparseEmbedding, SparseLSTM
 from sparse_seq.blocks import choose_form
 from sparse_seq.language_modeling.model import LanguageModel, TrainingLoss
@@ -70,15 +70,6 @@ def layer_job(layer: nn.Module, size_in: int, size: int, device: str) -> Callabl
     return job
 
 
-def gemm_peak(device: str, repeats: int) -> float:
-    """FLOP/s of a large single-precision product, the better of PyTorch's two libraries."""
-    a, b = torch.randn(1400, 1150, device=device), torch.randn(1150, 4600, device=device)
-    jobs = {"mm": lambda: a @ b}
-    if device == "cpu":
-        jobs["onednn"] = lambda: product(a, b)
-    return 2 * 1400 * 1150 * 4600 / min(fastest(jobs, 3 * repeats, device).values())
-
-
 def layers(args: Namespace, peak: float) -> None:
     forms = ("sequential", "streams") if args.device == "cuda" else ("sequential",)
     for title, (i, h, a, b) in LAYERS.items():
@@ -95,7 +86,7 @@ def layers(args: Namespace, peak: float) -> None:
         print(f"{title}: {comp.parameters:,} parameters, {flop / 1e9:.0f} GFLOP; auto = "
               f"{choose_form(sparse['sequential'], x)}")
         for name, value in seconds.items():
-            share = f"{flop / value / peak:4.0%} of the GEMM peak" if name in forms else ""
+            share = f"{flop / value / peak:4.0%} of the best rate" if name in forms else ""
             print(f"  {name:24s} {1000 * value:8.1f} ms   {seconds['sequential'] / value:5.2f} x "
                   f"sequential   {share}")
 
@@ -158,9 +149,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
-    peak = gemm_peak(args.device, args.repeats)
-    print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, T {T}, B {B}, "
-          f"GEMM peak {peak / 1e9:.0f} GFLOP/s")
+    peak = best(describe(args.device))
+    print(f"T {T}, B {B}")
     layers(args, peak)
     decoder(args)
     if args.model:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from benchmarks.peaks import describe
 from kernels.product import Linear, linear
 from tnn import TnnModel
 from tnn.network.recurrence import MEMORIES
@@ -115,8 +116,8 @@ def main() -> None:
     torch.manual_seed(1)
     model = TnnModel(VOCABULARY, WIDTH, LAYERS).eval()
     peer = Transformer(VOCABULARY, WIDTH, LAYERS).eval()
-    print(f"torch {torch.__version__}, CPU, 1 thread, float32; width {WIDTH}, {LAYERS} layers, "
-          f"{VOCABULARY} words")
+    describe()
+    print(f"float32; width {WIDTH}, {LAYERS} layers, {VOCABULARY} words")
     table = {}
     for n in args.lengths:
         prompt = torch.randint(VOCABULARY, (1, n))

@@ -24,6 +24,7 @@ if __package__ in (None, ""):
 import torch
 import torch.nn.functional as F
 
+from benchmarks.peaks import describe
 from harness.machine import keep_freed_memory
 from tnn.lra.baselines import Transformer
 from tnn.lra.model import GluBlock, LraModel
@@ -176,8 +177,9 @@ def main() -> None:
     y = torch.randint(CLASSES.get(args.task, 2), (b,)).to(args.device)
     lengths = torch.full((pairs * b,), n, device=args.device)
     optimizers = {name: make_optimizer(model, 1e-3, 0.0) for name, model in models.items()}
-    print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, {args.task}, "
-          f"{args.settings} settings, n {n}, batch {b}, float32, forward, backward, AdamW")
+    describe(args.device)
+    print(f"{args.task}, {args.settings} settings, n {n}, batch {b}, float32, forward, backward, "
+          "AdamW")
     if {"plain", "ours"} <= models.keys():
         plain, ours = (gradient(models[name], x, y, lengths) for name in ("plain", "ours"))
         print(f"  gradients of plain and ours: relative difference "

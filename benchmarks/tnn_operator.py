@@ -20,6 +20,7 @@ if __package__ in (None, ""):
 
 import torch
 
+from benchmarks.peaks import describe
 from tnn.network import toeplitz as operator
 from tnn.network.toeplitz_operator import lags_until, powers
 
@@ -89,8 +90,8 @@ def main() -> None:
     p.add_argument("--cut", action="store_true", help="far lags kept against left out")
     args = p.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"torch {torch.__version__}, {args.device}, {args.threads} threads, {HEADS} head, "
-          f"{CHANNELS} channels, float32, forward and backward, causal")
+    describe(args.device)
+    print(f"{HEADS} head, {CHANNELS} channels, float32, forward and backward, causal")
     if args.dense:
         for n in (1, 4, 8, 16, 32, 64, 128):
             for batch in (8, 64):

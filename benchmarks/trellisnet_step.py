@@ -15,8 +15,8 @@ original loses against its products are page faults. A step at full size takes 1
 
 import argparse
 import json
+import math
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -29,8 +29,8 @@ if __package__ in (None, ""):
 import torch
 import torch.nn.functional as F
 
+from benchmarks.peaks import best, describe
 from harness.machine import keep_freed_memory
-from kernels.product import product
 from trellisnet.gates import compiled_gates
 from trellisnet.levels import trellis_levels
 
@@ -144,22 +144,6 @@ def needed_flops(size: dict) -> float:
     return 3 * 2 * s.kernel * 4 * s.hidden * (hidden + rows[0] * s.emsize)
 
 
-def gemm_peak(device, dtype) -> dict:
-    """Best of five 2048^3 products by torch.mm and, on the CPU, by oneDNN: FLOP/s."""
-    a = torch.randn(2048, 2048, device=device, dtype=dtype)
-    rates = {}
-    for name, multiply in {"torch.mm": torch.mm, "oneDNN": product}.items():
-        times = []
-        for _ in range(5):
-            start = clock()
-            multiply(a, a)[0, 0].item()
-            times.append(clock() - start)
-        rates[name] = 2 * 2048**3 / min(times)
-        if device.type != "cpu" or dtype != torch.float32:
-            break
-    return rates
-
-
 def median(values):
     return sorted(values)[len(values) // 2]
 
@@ -185,9 +169,9 @@ def used_memory(step: Step) -> float:
 
 def compare(step: Step, repeats: int, runs_alone: dict) -> None:
     flops = needed_flops(step.size)
-    rates = gemm_peak(step.device, torch.bfloat16 if step.args.bf16 else torch.float32)
-    print(f"{flops / 1e12:.3f} TFLOP needed, GEMM peak " + ", ".join(
-        f"{rate / 1e9:.0f} GFLOP/s ({name})" for name, rate in rates.items()))
+    arithmetic = "bfloat16" if step.args.bf16 else "float32"
+    peak = best(describe(step.device), arithmetic) or math.nan  # without bfloat16 instructions
+    print(f"{flops / 1e12:.3f} TFLOP needed")
     times = {"plain": [], "ours": []}
     for repeat in range(repeats):
         grads = {}
@@ -203,8 +187,8 @@ def compare(step: Step, repeats: int, runs_alone: dict) -> None:
     for form, taken in times.items():
         total[form] = median([sum(t) for t in taken])
         print(f"  {form:5}  forward {median([t[0] for t in taken]):.3f} s, backward "
-              f"{median([t[1] for t in taken]):.3f} s, both {total[form]:.3f} s, " + ", ".join(
-                  f"{flops / total[form] / rate:.0%} of {name}" for name, rate in rates.items()))
+              f"{median([t[1] for t in taken]):.3f} s, both {total[form]:.3f} s, "
+              f"{flops / total[form] / peak:.0%} of the best product's rate in {arithmetic}")
     for form, (before, peak, _) in runs_alone.items():
         print(f"  {form:5}  peak memory {peak:.0f} MiB, {peak - before:.0f} of them for the step")
     if runs_alone:
@@ -212,7 +196,7 @@ def compare(step: Step, repeats: int, runs_alone: dict) -> None:
         print(f"  memory {our_peak / peak:.0%} of plain's, "
               f"{(our_peak - our_before) / (peak - before):.0%} of what is for the step")
         print(f"  ratio  {seconds / total['ours']:.2f}x plain with default allocation "
-              f"({seconds:.3f} s, {flops / seconds / rates['torch.mm']:.0%} of torch.mm)")
+              f"({seconds:.3f} s)")
     print(f"  ratio  {total['plain'] / total['ours']:.2f}x")
 
 
@@ -241,9 +225,7 @@ def main() -> None:
         seconds, _ = getattr(step, args.only)()
         print(json.dumps([before, used_memory(step), sum(seconds)]))
         return
-    print(f"{platform.machine()}, torch {torch.__version__}, {args.device}, "
-          f"{torch.get_num_threads()} threads; " +
-          ", ".join(f"{name} {value}" for name, value in size.items()), flush=True)
+    print(", ".join(f"{name} {value}" for name, value in size.items()), flush=True)
     runs_alone = {form: alone(form) for form in ("plain", "ours")} if args.alone else {}
     compare(Step(size, args), args.repeats, runs_alone)
 
