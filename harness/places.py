@@ -100,6 +100,8 @@ class Places:
         parent = self.best.parent
         try:
             parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.lstat(parent / f".{self.state.name}.prev.part")  # the longest of its names
         except OSError as error:
             raise BadInput(f"{flag}: {error.strerror}: {parent}") from error
         if not os.access(parent, os.W_OK):

@@ -106,6 +106,13 @@ def test_the_name_of_another_runs_file_is_refused(tmp_path, save):
     places.check(resumes=True)
 
 
+def test_a_name_that_is_too_long_for_the_state(tmp_path):
+    """The model's own is not."""
+    with pytest.raises(BadInput, match="--save .*bbb: File name too long"):
+        of(str(tmp_path / ("b" * 247))).check()
+    of(str(tmp_path / ("b" * 200))).check()
+
+
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("mine")
     for places in (of(str(tmp_path / "file/m.pt")), of(str(tmp_path / "file"), folder=True)):
