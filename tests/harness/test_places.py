@@ -108,7 +108,7 @@ def test_the_name_of_another_runs_file_is_refused(tmp_path, save):
 
 def test_a_name_that_is_too_long_for_the_state(tmp_path):
     """The model's own is not."""
-    with pytest.raises(BadInput, match="--save .*bbb: File name too long"):
+    with pytest.raises(BadInput, match=r"--save .*bbb: File name too long"):
         of(str(tmp_path / ("b" * 247))).check()
     of(str(tmp_path / ("b" * 200))).check()
 
