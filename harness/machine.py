@@ -82,7 +82,7 @@ def set_aside_slow_flags(args: Namespace) -> dict[str, str]:
     """Takes back, in `args`, what only makes a run slower on this CPU: bfloat16 without bfloat16
     instructions, and --compile where flags.add_compile says so. Returns what to say, by argument.
     """
-    kind, said = device_of(args), {}
+    kind, said = device_of(args), dict[str, str]()
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     if kind not in ("cpu", "auto") or (kind == "auto" and gpu):
         return said
@@ -184,6 +184,13 @@ def to_device(value, device: torch.device | str):
     if isinstance(value, (list, tuple)):
         return type(value)(to_device(each, device) for each in value)
     return value
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; a GPU's copy is not waited for."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def gather(fabric: Fabric, value) -> list:

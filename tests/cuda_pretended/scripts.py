@@ -69,8 +69,8 @@ RUNS = {run.name: run for run in (
     Run("awd-gru", of("awd-main"), "--nlayers 3 --model GRU --lr 3"),
     Run("awd-finetune", of("awd-finetune"), "--nlayers 3", before="awd-lstm"),
     Run("scratch", of("scratch-main"), "--nlayers 3"),
-    Run("trellis-word", of("word-ptb"), "--nlevels 58 --aux_freq 12 --horizon 58 --seq_len 110 "
-        "--batch_size 2 --optim SGD"),
+    Run("trellis-word", of("word-ptb", data="long"), "--nlevels 58 --aux_freq 12 --horizon 58 "
+        "--seq_len 110 --batch_size 2 --optim SGD"),
     Run("trellis-small", of("word-ptb"), "--optim SGD"),
     Run("trellis-wt103", of("word-wt103"), "--nlevels 75 --aux_freq 25 --batch_size 4"),
     Run("trellis-char", of("char-ptb"), "--nlevels 125 --aux_freq 25 --batch_size 8"),
@@ -95,6 +95,7 @@ QUICK = {"awd-lstm": "bf16-mixed", "awd-gru": "bf16-mixed", "trellis-small": "32
 def write_all(folder: Path) -> Path:
     """What the runs read: long enough for twelve updates in one epoch."""
     write_corpus(folder / "texts", train=150, valid=25, test=25)
+    write_corpus(folder / "long", train=170, valid=140, test=140)  # for published histories
     write_listops(folder / "lra/listops")
     write_sentences(folder / "tagged", train=90)
     write_digits(folder / "images", train=160)

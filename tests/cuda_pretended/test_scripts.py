@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.cuda_pretended.measure import FIGURES, jobs_of, per_update
+from tests.cuda_pretended.measure import FIGURES, job, jobs_of, per_update
 from tests.cuda_pretended.scripts import QUICK, RUNS, write_all
 from tests.harness.same import same
 
@@ -63,3 +63,26 @@ def test_resumed_it_gives_the_same_bits(done, run, precision):
         assert same(whole.get(name), parts.get(name)), name
     assert whole["processes"][0]["random"]["cuda"] is not None
     assert whole["progress"]["step"] == run.updates
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_trained_models_are_used(run_jobs, tmp_path):
+    """The cache pointer, and text from two models: one wait a word."""
+    data = write_all(tmp_path / "data")
+    awd, trellis = RUNS["awd-lstm"], RUNS["trellis-small"]
+    texts = ["--data", str(data / "texts"), "--device", "cuda"]
+    model = str(tmp_path / "awd" / awd.script.save)
+    use = [("awd_lstm.pointer", [*texts, "--save", model, "--window", "20"]),
+           ("awd_lstm.generate", [*texts, "--checkpoint", model, "--words", "12", "--outf",
+                                  str(tmp_path / "text"), "--prompt", "w1"]),
+           ("trellisnet.generate", [*texts, "--load", str(tmp_path / "trellis/m.pt"), "--words",
+                                    "12"])]
+    reports = run_jobs([job(awd, tmp_path / "awd", data, "32", "--max-steps", 2),
+                        job(trellis, tmp_path / "trellis", data, "32", "--max-steps", 2),
+                        *({"module": module, "argv": argv} for module, argv in use)], seconds=900)
+    for report in reports:
+        assert report["exit"] == 0, report["error"] + report["output"][-2000:]
+        assert report["problems"] == {}
+    words = sum(count for sync, count in reports[3]["syncs"].items() if "generate.py" in sync)
+    assert words <= 12 + 2
