@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.splitcross import SplitCrossEntropyLoss
-from kernels.product import linear
+from kernels.product import Linear, linear  # torch.nn's, by the faster library on a CPU
 
 Hidden = tuple[list[Tensor], list[Tensor]]  # (h of every layer, c of every layer), each (B, out)
 
@@ -27,7 +27,7 @@ class LSTMCell(nn.Module):
 
     def __init__(self, input_size: int, output_size: int, bias: bool = True):
         super().__init__()
-        self.i2h = nn.Linear(input_size, 4 * output_size, bias)
+        self.i2h = Linear(input_size, 4 * output_size, bias)
         self.h2h = nn.Linear(output_size, 4 * output_size, bias)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -output_size**-0.5, output_size**-0.5)
@@ -131,7 +131,7 @@ class AWD_LSTM(nn.Module):
         self.layers = nn.ModuleList(
             WeightDropout(LSTMCell(size_in, size_out, bias), dropout_wts)
             for size_in, size_out in zip(inputs, self.sizes, strict=True))
-        self.decoder = nn.Linear(embedding_size, ntokens)
+        self.decoder = Linear(embedding_size, ntokens)
         self.drop_inp = VariationalDropout(dropout_inp)
         between = [VariationalDropout(dropout_hid) for _ in self.sizes[1:]]
         if shared_masks:
@@ -190,8 +190,7 @@ class AWD_LSTM(nn.Module):
         x = self.drop_inp(x, 0)
         for k, layer in enumerate(self.layers):
             U, steps = layer(), []
-            i2h = layer.cell.i2h
-            for Wx_t in linear(x, i2h.weight, i2h.bias):                      # (B, 4*out)
+            for Wx_t in layer.cell.i2h(x):                                    # (B, 4*out)
                 h[k], c[k] = layer.cell.step(Wx_t, h[k], c[k], U)
                 steps.append(h[k])
             raw = torch.stack(steps)                                          # (T, B, out)
@@ -237,6 +236,5 @@ class TrainingLoss(nn.Module):
         """Mean -log p(y) over the chunk: output (T, B, E), y (T, B)."""
         decoder = self.model.decoder
         if self.criterion is None:
-            logits = linear(output, decoder.weight, decoder.bias)
-            return F.cross_entropy(logits.flatten(0, 1), y.flatten())
+            return F.cross_entropy(decoder(output).flatten(0, 1), y.flatten())
         return self.criterion(decoder.weight, decoder.bias, output, y)
