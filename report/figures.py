@@ -48,9 +48,9 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def of_records(found: list[Record], lines: list[Published], results: Path) -> dict[str, Shown]:
     """{path of a record: its learning curve}; none of a run that has but one point. Of several runs
     of a row the newest is drawn."""
-    newest = {record["row"]: record for record in found}
     shown = {}
-    for row, record in newest.items():
+    for record in records.newest(found):
+        row = record["row"]
         metric = published.first_metric(lines, published.like(row, record["steps"][0]["like"]))
         name = plots.curve_metric(record["steps"], metric)
         drawn = plots.series(record["steps"], name) if name else []
@@ -78,7 +78,7 @@ def beginnings(found: list[Record], row: str) -> list[tuple[int, float, str]]:
     """[(epoch, test perplexity, record)] of a row's first epochs at full size; each epoch's own
     closing test."""
     points = []
-    for record in found:
+    for record in records.newest(found):
         if records.beginning_of(record) != row:
             continue
         for step in record["steps"]:

@@ -51,6 +51,11 @@ def load(folder: Path) -> list[Record]:
     return sorted(records, key=lambda record: (record["date"], record["path"]))
 
 
+def newest(found: list[Record]) -> list[Record]:
+    """The newest record of every name, oldest first."""
+    return list({record["row"]: record for record in found}.values())
+
+
 def is_full(record: Record) -> bool:
     """True for a run that may stand for its published row: of that name, not a smoke run, nothing
     shrunk, no setting changed, no other data."""

@@ -130,7 +130,7 @@ def first_epochs(found: list[Record], beside: dict[str, Shown]) -> list[str]:
     if "ptb" not in beside:
         return []
     rows = []
-    for record in found:
+    for record in records.newest(found):
         if records.beginning_of(record) is None:
             continue
         for step in record["steps"]:

@@ -42,7 +42,7 @@ demo-awd-scratch: setup data-pydoc  ## the demo's readable AWD-LSTM alone
 
 awd-scratch-demo = $(call DEMO,awd-scratch-ptb,"2 layers of 64 in place of 3 of 1150; an epoch and one of \
 fine-tuning") words-readable $(1) -- $(awd-scratch-main) --data data/pydoc \
-	--emsize 32 --nhid 64 --nlayers 2 --batch_size 80 --train_rows 100 --log-interval 50 \
+	--emsize 32 --nhid 64 --nlayers 2 --batch_size 80 --train_rows 100 --log-interval 5 \
 	--log-dir logs --save model.pt
 
 environment.yml: pyproject.toml awd_lstm/scratch/study/conda.py  # for conda users

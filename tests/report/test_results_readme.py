@@ -141,6 +141,20 @@ def test_a_run_with_a_change_stands_beside_its_row_not_in_it(results):
     assert text.count("61.00 / 58.50") == 1
 
 
+def test_first_epochs_are_drawn_once_beside_an_outsiders(results):
+    shutil.copytree(ROOT / "results" / "others", results / "others")
+    first = make_step("awd-ptb-epochs", "epoch-01", shrunk="the first epochs of 500",
+                      curve=make_step()["curve"][:1], final={"test_ppl": 325.41})
+    second = make_step("awd-ptb-epochs", "epoch-02", shrunk="the first epochs of 500",
+                       curve=make_step()["curve"][:2], final={"test_ppl": 221.5})
+    write_record(results, "awd-ptb-epochs", first, name="2025-01-01-a")
+    write_record(results, "awd-ptb-epochs", first, {**second, "date": "2025-01-03T00:00:00Z"},
+                 name="2025-01-03-b")
+    text = readme(results)
+    assert "ours (epoch 1: 325.41; epoch 2: 221.50)" in text
+    assert text.count("| `awd-ptb-epochs` | 2 | perplexity | - / 221.50 |") == 1
+
+
 def test_released_weights_stand_beside_their_row_not_in_it(results):
     write_record(results, "trellis-ptb-pretrained", make_step(
         "trellis-ptb-pretrained", "eval", like="trellis-ptb", curve=[],
