@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from awd_lstm import data
 from awd_lstm.data import CACHE, SPLITS, Corpus, Dictionary
+from texts.vocabulary import UnknownWords
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = {"train": "the cat sat\n\nthe mat\n", "valid": "a cat\n", "test": "the dog"}
@@ -274,3 +275,30 @@ def test_two_processes_at_once(tmp_path):
     assert corpus.cached
     assert answers == [f"{int(corpus.train.sum())} {len(corpus.dictionary)}\n"] * 2
     assert len(list((folder / CACHE).iterdir())) == 1
+
+
+@pytest.mark.parametrize("names", ["wiki.{}.tokens", "ptb.{}.txt"])
+def test_texts_under_their_published_names(folder, names):
+    """The same corpus, and for a resumed run the same texts."""
+    first = Corpus(folder)
+    for split in SPLITS:
+        (folder / f"{split}.txt").rename(folder / names.format(split))
+    again = Corpus(folder)
+    assert again.digests == first.digests
+    assert again.dictionary.idx2word == first.dictionary.idx2word
+    assert again.texts["train"].name == names.format("train")
+
+
+def test_in_words_of_another_vocabulary(folder):
+    own = Corpus(folder)
+    words = ["<unk>", *reversed(own.dictionary.idx2word[2:])]  # two words less
+    seen = own.in_words_of(Dictionary(words))
+    gone = own.dictionary.idx2word[:2]
+    assert seen.unknown == {word: own.dictionary.counter[i] for i, word in enumerate(gone)}
+    for split in SPLITS:
+        expected = ["<unk>" if own.dictionary.idx2word[i] in gone else own.dictionary.idx2word[i]
+                    for i in getattr(own, split)]
+        assert [words[i] for i in getattr(seen, split)] == expected
+    assert seen.dictionary.total == own.dictionary.total
+    with pytest.raises(UnknownWords, match=gone[0]):
+        own.in_words_of(Dictionary(words[1:]))
