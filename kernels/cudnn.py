@@ -33,10 +33,11 @@ def arithmetic(x: Tensor) -> torch.dtype:
 def in_one_piece(weights: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
     """The same weights in that type, one behind the other in memory: copies, unless they are so
     already."""
-    start = weights[0].untyped_storage().data_ptr()
-    if all(w.dtype == dtype and w.is_contiguous() and w.untyped_storage().data_ptr() == start
-           for w in weights):
-        return weights
+    if not torch.compiler.is_compiling():  # which cannot know where in memory they will be
+        start = weights[0].untyped_storage().data_ptr()
+        if all(w.dtype == dtype and w.is_contiguous() and w.untyped_storage().data_ptr() == start
+               for w in weights):
+            return weights
     flat = torch.cat([w.reshape(-1) for w in weights]).to(dtype)
     return [piece.view_as(w) for piece, w in
             zip(flat.split([w.numel() for w in weights]), weights, strict=True)]
@@ -73,7 +74,7 @@ class _OnGpu(nn.RNNBase):
 
     def forward(self, input, hx=None):  # type: ignore[override]
         data = input.data if isinstance(input, PackedSequence) else input
-        if not data.is_cuda or torch.compiler.is_compiling():
+        if not data.is_cuda:
             return super().forward(input, hx)
         sizes = input.batch_sizes if isinstance(input, PackedSequence) else None
         B = data.shape[1] if sizes is None else int(sizes[0])

@@ -24,6 +24,7 @@ SYNCS = {aten._local_scalar_dense.default: "item()", aten.nonzero.default: "nonz
 COPIES = (aten.copy_.default, aten._to_copy.default)
 INDEXING = (aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default,
             aten.index_put.default)
+HALF_TO_FLOAT = (aten._log_softmax.default, aten._softmax.default)
 # With torch.use_deterministic_algorithms these raise on CUDA.
 NOT_DETERMINISTIC = (aten.cumsum.default, aten.kthvalue.default, aten.histc.default,
                      aten.put_.default, aten.upsample_bilinear2d_backward.default,
@@ -161,6 +162,8 @@ def compute(func, args, kwargs):
         plain["device"] = torch.device("cpu")
     plain.pop("pin_memory", None)
     args = tree_map_only(PretendedTensor, unwrap, args)
+    if func in HALF_TO_FLOAT and args[2]:  # in one operation on CUDA alone
+        args = (args[0].float(), args[1], False)
     draws = torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None
     if not draws:
         return func(*args, **plain)
