@@ -20,8 +20,10 @@ def compare(names: list[str], out: Path) -> None:
         raise UserError("--compare needs at least two runs")
     runs = {name: load(name) for name in names}
     metric = common_metric(runs)
-    lines = [line._replace(label=f"{name} {line.label}".removesuffix(" main"))
-             for name, steps in runs.items() for line in plots.series(steps, metric)]
+    lines = [line._replace(label=f"{name} {line.label}".removesuffix(" main"),
+                           look=(i, j + i // len(plots.COLORS)))  # a colour for each run
+             for i, (name, steps) in enumerate(runs.items())
+             for j, line in enumerate(plots.series(steps, metric))]
     if not plots.is_curve(lines):
         raise UserError("there is one point of each run: nothing to draw yet")
     print_table(runs, metric)

@@ -59,7 +59,7 @@ def of_records(found: list[Record], lines: list[Published], results: Path) -> di
         file = f"figures/{row}.svg"
         label = plots.METRICS[name]
         plots.save_svg(results / file, lambda d=drawn, x=label: plots.picture(d, x),
-                       [label, drawn])
+                       [label, [(line.label, line.points, line.band) for line in drawn]])
         shown[record["path"]] = Shown(file, caption_of(record, label, drawn))
     return shown
 

@@ -36,11 +36,13 @@ DRAWN_BY = 5  # of what draws: a new number draws all committed figures again
 
 
 class Line(NamedTuple):
-    """A curve. band: standard deviation over seeds at each point, if it is a mean."""
+    """A curve. band: standard deviation over seeds at each point, if it is a mean. look: number of
+    its colour and of its style, where they are not given in turn."""
 
     label: str
     points: list[tuple[float, float]]
     band: list[float] | None = None
+    look: tuple[int, int] | None = None
 
 
 def curve_metric(steps: list[dict], metric: str | None = None) -> str | None:
@@ -95,10 +97,11 @@ def needs_log_axis(label: str, values: list[float]) -> bool:
 def draw(axes: "Axes", lines: list[Line], label: str, xlabel: str = "epoch") -> None:
     """Draws the lines, names the axes, gives each at least three ticks."""
     for i, line in enumerate(lines):
-        color = COLORS[i % len(COLORS)]
+        number, style = line.look or (i, i // len(COLORS))
+        color = COLORS[number % len(COLORS)]
         xs, ys = zip(*line.points, strict=True)
         marker = "o" if len(xs) < 30 else None
-        axes.plot(xs, ys, STYLES[i // len(COLORS) % len(STYLES)], color=color, label=line.label,
+        axes.plot(xs, ys, STYLES[style % len(STYLES)], color=color, label=line.label,
                   marker=marker, markersize=4)
         if line.band:
             axes.fill_between(xs, [y - s for y, s in zip(ys, line.band, strict=True)],
