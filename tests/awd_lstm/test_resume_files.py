@@ -33,7 +33,7 @@ def refused(capsys, script, folder, *flags, **kwargs):
 @pytest.mark.parametrize("flag", [
     "--lr 6", "--nhid 9", "--wdrop 0.4", "--batch_size 9", "--bptt 16", "--seed 8",
     "--optimizer adam", "--clip 0.5", "--model QRNN", "--when 2 3", "--precision 64",
-    "--exact-loss", "--compile"])
+    "--exact-loss", "--compile force"])
 def test_other_settings_are_refused(stopped, capsys, flag):
     name, *values = flag.split()
     line = refused(capsys, "main", stopped, "--resume", name, *values)

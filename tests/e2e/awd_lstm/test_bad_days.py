@@ -53,12 +53,13 @@ def one_line(done, script):
     return line
 
 
-@pytest.mark.parametrize(("script", "flags"), [
-    ("main.py", []), ("pointer.py", ["--save", "x.pt"]), ("generate.py", [])],
-    ids=["main", "pointer", "generate"])
-def test_missing_data(tmp_path, script, flags):
+@pytest.mark.parametrize(("script", "flags", "message"), [
+    ("main.py", [], "./getdata.sh wt2"), ("pointer.py", ["--save", "x.pt"], "no file x.pt"),
+    ("generate.py", [], "no file model.pt")], ids=["main", "pointer", "generate"])
+def test_missing_data(tmp_path, script, flags, message):
+    """pointer.py and generate.py ask for the model first, which knows its words."""
     done = run(command(script, "--data", "data/wikitext-2", *flags, "--no-cuda"), tmp_path, code=2)
-    assert "./getdata.sh wt2" in one_line(done, script)
+    assert message in one_line(done, script)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -157,7 +158,8 @@ def test_short_text_is_named(folder, capsys, script, split):
         script.main(flags)
     assert stop.value.code == 2
     line, = capsys.readouterr().err.splitlines()
-    assert f"{folder}/texts/{split}.txt is too short: it has 1 tokens, and " in line
+    assert re.search(rf"{folder}/texts/{split}\.txt is too short. it has (1 tokens|a single token)",
+                     line)
     assert "give a longer text" in line
 
 
