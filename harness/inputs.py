@@ -18,7 +18,7 @@ def load_in_turn(fabric: Fabric | None, load: Callable[[], Loaded], what: str,
     """What load() returns; the first process prepares (and caches) it, then the others read.
 
     what, hint: before and after the message of BadInput, raised in all processes alike if load
-    raises FileNotFoundError (with the hint) or ValueError in one of them.
+    raises FileNotFoundError (with the hint), another OSError or ValueError in one of them.
     """
     if fabric is None or fabric.world_size == 1:
         return _load(load, what, hint)
@@ -39,7 +39,7 @@ def _load(load: Callable[[], Loaded], what: str, hint: str) -> Loaded:
         return load()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise BadInput(f"{what}: {error}{f'; {hint}' if hint else ''}") from error
-    except ValueError as error:
+    except (OSError, ValueError) as error:  # no permission, a folder of the file's name, EIO
         raise BadInput(f"{what}: {error}") from error
 
 

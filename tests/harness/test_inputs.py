@@ -61,6 +61,10 @@ def test_what_is_loaded_is_returned(fabric):
 @pytest.mark.parametrize(("error", "says"), [
     (FileNotFoundError("no train.txt in x"), "--data x: no train.txt in x; ./getdata.sh ptb"),
     (NotADirectoryError("x is a file"), "--data x: x is a file; ./getdata.sh ptb"),
+    (PermissionError(13, "Permission denied", "x/train.txt"),
+     "--data x: [Errno 13] Permission denied: 'x/train.txt'"),
+    (IsADirectoryError(21, "Is a directory", "x/train.txt"),
+     "--data x: [Errno 21] Is a directory: 'x/train.txt'"),
     (ValueError("train.txt is empty"), "--data x: train.txt is empty")], ids=repr)
 def test_what_is_wrong_with_the_data_is_bad_input(error, says):
     def load():
