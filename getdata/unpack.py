@@ -150,7 +150,7 @@ def unpack_archive(path, wanted, archive_facts):
 
 def stays_packed(name):
     """Tell by its name whether a file of a data set is itself an archive."""
-    return name.endswith((".gz", ".xz", ".zip"))
+    return name.endswith((".gz", ".xz", ".zip", ".pkl"))  # .pkl: weights, a zip or a pickle
 
 
 def unpack(path, target, facts):
@@ -161,6 +161,8 @@ def unpack(path, target, facts):
                 copy_checked(source, target, facts)
             if target.suffix == ".zip" and not is_known(facts):
                 check_zip(target)
+            if target.suffix == ".pkl":
+                check_weights(target)
         elif is_zip(path):
             names = [name for name, kind, _ in members(path) if kind == "file"]
             if len(names) != 1:
@@ -169,6 +171,16 @@ def unpack(path, target, facts):
         else:
             with opener(path)(path, "rb") as source:
                 copy_checked(source, target, facts)
+
+
+def check_weights(path):
+    """Raise WrongFile, and remove the file, if torch.save did not write it: a browser may have
+    saved a web page in its place. The content is left to the reader, who runs no code of it."""
+    with open(path, "rb") as file:
+        start = file.read(1)
+    if start != b"\x80" and not is_zip(path):
+        path.unlink()
+        raise WrongFile("these are no weights: torch.save did not write it")
 
 
 def check_zip(path):

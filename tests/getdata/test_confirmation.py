@@ -5,6 +5,8 @@ then the file; a page that says that the quota is used up; an older page with a 
 """
 
 import hashlib
+import io
+import zipfile
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -24,6 +26,7 @@ FORM = """<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</t
 QUOTA = ("<html><head><title>Google Drive - Quota exceeded</title></head><body><p>Sorry, you can't "
          "view or download this file at this time.</p><p>Too many users have viewed or downloaded "
          "this file recently.</p></body></html>")
+WEIGHTS = b"\x80\x02" + BODY   # as torch.save begins
 PAGE = "/uc?export=download&id=1Lz"
 
 
@@ -46,7 +49,7 @@ class Host:
         if fields != {"id": ["1Lz"], "export": ["download"], "confirm": ["t"],
                       "uuid": ["a-b & c"]} or handler.headers.get("Cookie") != "NID=abc":
             return page(FORM.format(action="/download"))(handler)
-        return whole(BODY, Content_Disposition='attachment; filename="x.pkl"')(handler)
+        return whole(WEIGHTS, Content_Disposition='attachment; filename="x.pkl"')(handler)
 
 
 class Routes(dict):
@@ -69,22 +72,22 @@ def test_the_form_is_sent_with_its_cookie_and_the_file_arrives(site, place):
     one_file(place, site)
     code, out, err = place.run()
     assert (code, err) == (0, "")
-    assert (place.data / "toy/x.pkl").read_bytes() == BODY
+    assert (place.data / "toy/x.pkl").read_bytes() == WEIGHTS
     assert len(host.asked) == 1
     assert "no checksum is published; used unverified (sha256 " + hashlib.sha256(
-        BODY).hexdigest() in out
+        WEIGHTS).hexdigest() in out
     assert place.left() == ["toy/x.pkl"]
 
 
 def test_an_interrupted_download_is_continued_behind_the_page(site, place):
     """The part's ETag is sent along with the confirmed request; the page comes again."""
     Host(site)
-    facts = {"bytes": len(BODY), "sha256": hashlib.sha256(BODY).hexdigest()}
+    facts = {"bytes": len(WEIGHTS), "sha256": hashlib.sha256(WEIGHTS).hexdigest()}
     one_file(place, site, **facts)
     (place.data / ".downloads").mkdir(parents=True)
-    (place.data / ".downloads/toy-x.pkl.part").write_bytes(BODY[:100_000])
+    (place.data / ".downloads/toy-x.pkl.part").write_bytes(WEIGHTS[:100_000])
     assert place.run()[0] == 0
-    assert (place.data / "toy/x.pkl").read_bytes() == BODY
+    assert (place.data / "toy/x.pkl").read_bytes() == WEIGHTS
     assert site.seen[-1][1] == "bytes=100000-"
 
 
@@ -122,6 +125,26 @@ def test_a_host_that_was_not_said_to_ask_is_not_asked_twice(site, place):
     assert code == 1
     assert "a web page instead of the file" in err
     assert len(site.seen) == 1
+
+
+@pytest.mark.parametrize("kind", ["zip", "pickle", "page"])
+def test_weights_saved_by_hand(kind, site, place):
+    """Today's torch.save writes a zip, which is not unpacked; a browser may have saved the page."""
+    Host(site, status(404))
+    one_file(place, site)
+    place.data.mkdir()
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("x/data.pkl", "a")
+        archive.writestr("x/version", "3")
+    content = {"zip": content.getvalue(), "pickle": WEIGHTS, "page": b"<html>"}[kind]
+    (place.data / "x.pkl").write_bytes(content)
+    code, _, err = place.run()
+    if kind == "page":
+        assert code == 1
+        assert f"{place.data}/x.pkl: these are no weights" in err
+    else:
+        assert (code, (place.data / "toy/x.pkl").read_bytes()) == (0, content)
 
 
 DRIVE = "https://drive.google.com/uc?export=download&id=1Lz"
