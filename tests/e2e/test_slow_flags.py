@@ -90,3 +90,16 @@ def test_compile_is_ignored_on_a_cpu_unless_forced(monkeypatch, data, tmp_path, 
     train(script, tmp_path / "b", data, "--compile", "force")
     assert "--compile: ignored" not in capsys.readouterr().out
     assert compiled
+
+
+@pytest.mark.parametrize("script", ["awd_lstm.main", "awd_lstm.finetune", "awd_lstm.scratch.main",
+                                    "sparse_seq.language_modeling.main",
+                                    "sparse_seq.sequence_labeling.main", "tnn.im.main",
+                                    "tnn.lra.main", "trellisnet.word_PTB.word_ptb"])
+def test_where_compiling_only_loses_time(script):
+    """TrellisNet compiles its gates alone, which gains a little."""
+    more = ["--task=listops"] if script == "tnn.lra.main" else []
+    given = importlib.import_module(script).parse_args(["--compile", *more])
+    assert given.compile is True
+    assert ("compile" in given.slower_on_cpu) == (not script.startswith("trellisnet"))
+    assert importlib.import_module(script).parse_args(["--compile=force", *more]).compile == "force"
