@@ -60,7 +60,7 @@ def _forward_kernel(a, c_below, mask, c, h, count, H, columns, HAS_MASK: tl.cons
 
 @triton.jit
 def _backward_kernel(gates, c_below, c, mask, dh, dc, da, dc_below, h, count, H, columns,
-                     HAS_MASK: tl.constexpr, BLOCK: tl.constexpr):
+                     HAS_MASK: tl.constexpr, OF_MASKED: tl.constexpr, BLOCK: tl.constexpr):
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
     first = at + at // H * (3 * H)
@@ -71,6 +71,8 @@ def _backward_kernel(gates, c_below, c, mask, dh, dc, da, dc_below, h, count, H,
     below = tl.load(c_below + at, mask=inside, other=0.0)
     tanh_c = _tanh(tl.load(c + at, mask=inside, other=0.0))
     d_hidden = tl.load(dh + at, mask=inside, other=0.0)
+    if OF_MASKED:
+        d_hidden *= tl.load(mask + at % columns, mask=inside, other=0.0)
     d_cell = tl.load(dc + at, mask=inside, other=0.0) + d_hidden * o * (1 - tanh_c * tanh_c)
     tl.store(da + first, d_cell * g * i * (1 - i), mask=inside)
     tl.store(da + first + H, d_hidden * tanh_c * o * (1 - o), mask=inside)
@@ -83,8 +85,8 @@ def _backward_kernel(gates, c_below, c, mask, dh, dc, da, dc_below, h, count, H,
     tl.store(h + at, hidden, mask=inside)
 
 
-def _launch(kernel, mask, c, *arrays):
-    options = {"HAS_MASK": mask is not None, "BLOCK": BLOCK, "num_warps": WARPS}
+def _launch(kernel, mask, c, *arrays, **options):
+    options |= {"HAS_MASK": mask is not None, "BLOCK": BLOCK, "num_warps": WARPS}
     with torch.cuda.device_of(c):  # Triton launches on the current device, which need not be c's
         kernel[(triton.cdiv(c.numel(), BLOCK),)](*arrays, c.numel(), c.shape[-1],
                                                  c[0].numel(), **options)
@@ -101,12 +103,13 @@ def forward(a, c_below, mask, dtype):
     return a, c, h
 
 
-def backward(gates, c_below, c, mask, dh, dc, dtype):
-    """The gradients of a (T,N,4H) and c_below (T,N,H), given dh of the unmasked h, and dc; and h
-    again."""
+def backward(gates, c_below, c, mask, dh, dc, dtype, of_masked=False, into=None):
+    """The gradients of a (T,N,4H) and c_below (T,N,H), given dh and dc; and h again. dh is of the
+    masked h, or of the unmasked. into: dense memory for the gradient of c_below, or None."""
     c_below, dh, dc = (t.contiguous() for t in (c_below, dh, dc))
     mask = None if mask is None else mask.contiguous()
-    da, dc_below = torch.empty_like(gates), torch.empty_like(c)
+    da, dc_below = torch.empty_like(gates), torch.empty_like(c) if into is None else into
     h = torch.empty_like(c, dtype=dtype)
-    _launch(_backward_kernel, mask, c, gates, c_below, c, mask, dh, dc, da, dc_below, h)
+    _launch(_backward_kernel, mask, c, gates, c_below, c, mask, dh, dc, da, dc_below, h,
+            OF_MASKED=of_masked and mask is not None)
     return da, dc_below, h

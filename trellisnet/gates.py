@@ -43,24 +43,30 @@ def eager_forward(a: Tensor, c_below: Tensor, mask: Tensor | None, dtype: torch.
 
 
 def gates_backward(gates: Tensor, c_below: Tensor, c: Tensor, mask: Tensor | None, dh: Tensor,
-                   dc: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """From the gradients of h (not masked) and c: those of a and c_below; and again masked h."""
+                   dc: Tensor, dtype: torch.dtype, of_masked: bool = False,
+                   into: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """From the gradients of h and c: those of a and c_below (the latter, where `into` is given, in
+    its memory); and again masked h. of_masked: dh, which may be overwritten, is of the masked h."""
     if on_gpu(gates):
         from kernels import gates_triton
 
-        return gates_triton.backward(gates, c_below, c, mask, dh, dc, dtype)
-    return eager_backward(gates, c_below, c, mask, dh, dc, dtype)
+        return gates_triton.backward(gates, c_below, c, mask, dh, dc, dtype, of_masked, into)
+    return eager_backward(gates, c_below, c, mask, dh, dc, dtype, of_masked, into)
 
 
 def eager_backward(gates: Tensor, c_below: Tensor, c: Tensor, mask: Tensor | None, dh: Tensor,
-                   dc: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+                   dc: Tensor, dtype: torch.dtype, of_masked: bool = False,
+                   into: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """gates_backward by torch's operations."""
+    if of_masked and mask is not None:
+        dh *= mask
     i, o, g, f = gates.split(c.shape[-1], -1)
     tanh_c = c.tanh()
     dc = dc + _through_tanh(dh * o, tanh_c)
     da = torch.cat([_through_sigmoid(dc * g, i), _through_sigmoid(dh * tanh_c, o),
                     _through_tanh(dc * i, g), _through_sigmoid(dc * c_below, f)], -1)
-    return da, dc * f, _hidden(o, tanh_c, mask).to(dtype)
+    dc_below = dc * f if into is None else torch.mul(dc, f, out=into)
+    return da, dc_below, _hidden(o, tanh_c, mask).to(dtype)
 
 
 def on_gpu(x: Tensor) -> bool:

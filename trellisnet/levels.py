@@ -32,8 +32,7 @@ What makes it fast, each of it exact:
 - W2_j h0 is the same product at every position and level: N rows, once; and so is its gradient.
 - One backward for all levels adds each level's DW2 into one buffer. It keeps the gates and c. It
   makes h again from them, at the moment when Da needs tanh(c) anyway.
-
-On the CPU a program should keep freed memory: with glibc's defaults a step takes 1.4 times as long.
+  On the CPU a program should keep freed memory: with glibc's a step takes 1.4 times as long.
 
 Notation: L time steps, N batch, E input channels, H hidden channels, k taps of the kernel, d
 dilation of a level, j a tap, m the mask. Arrays are (time, batch, channels).
@@ -116,8 +115,7 @@ class _How(NamedTuple):
 
 
 class _Forward:
-    """The levels of one call. Forward runs through all of them, backward once more through those
-    whose gates were not kept."""
+    """The levels of one call. Backward runs once more through those whose gates were not kept."""
 
     def __init__(self, x, weight1, weight2, bias, h0, c0, mask, plan: Plan, how: _How):
         self.x, self.bias, self.c0, self.mask = x.to(how.dtype), bias, c0, mask
@@ -138,10 +136,8 @@ class _Forward:
         return (self.masked_h0 @ past_taps.transpose(1, 2)).to(self.bias.dtype)
 
     def input_part(self, level: int) -> Tensor:
-        """W1 x + b at the level's positions, which the level may overwrite.
-
-        Kept until the last level of that dilation, which gets the array itself; the others a copy.
-        """
+        """W1 x + b at the level's positions, for the level to overwrite: a copy of what is kept,
+        for the last level of that dilation the array itself."""
         plan, d = self.plan, self.plan.dilations[level]
         if d not in self.input_parts:
             lowest = plan.lowest(d)
@@ -212,9 +208,8 @@ class _AllLevels(Function):
                 kept.extend((h, c))
             h, c = run.run(levels, h, c, visit)
         ctx.save_for_backward(x, weight1, weight2, bias, h0, c0, mask, *kept)
-        ctx.plan, ctx.how = plan, how
+        ctx.plan, ctx.how, top = plan, how, outputs[plan.top]
         ctx.set_materialize_grads(False)
-        top = outputs[plan.top]
         aux = torch.stack([outputs[level] for level in plan.aux_levels]) if plan.aux_levels \
             else top.new_empty(0, *top.shape)
         return top.clone(), aux, outputs["last"].clone(), c[-1].clone()
@@ -274,12 +269,16 @@ class _Backward:
               dc: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """From the gradients of m * h and c, which it overwrites, to those one level below."""
         forward, plan = self.forward, self.plan
-        if forward.mask is not None:
+        from_c0, rows_below = plan.cell_rows(level)
+        if forward.mask is not None and plan.is_output(level):
             dh *= forward.mask
         self.add_output_grads(level, dh, dc)
-        da, dc, h = self.how.gates_backward(gates, forward.c_delayed(level, c_below), c,
-                                            forward.mask, dh, dc, self.how.dtype)
-        from_c0, rows_below = plan.cell_rows(level)
+        # On a GPU the gradient of c is written where it belongs at once.
+        at_once = c_below is not None and c_below.is_cuda and not from_c0
+        below = c_below.new_zeros(2, *c_below.shape) if at_once else None
+        da, dc, h = self.how.gates_backward(
+            gates, forward.c_delayed(level, c_below), c, forward.mask, dh, dc, self.how.dtype,
+            not plan.is_output(level), below[1][rows_below] if at_once else None)
         if from_c0:
             self.dc0 += dc[:from_c0].sum(0)
         self.weight2_of_level_above(h)
@@ -292,10 +291,11 @@ class _Backward:
             return None, None
         da = da.to(self.how.dtype)
         self.above = level, da
-        dh_below, dc_below = c_below.new_zeros(2, *c_below.shape)
+        dh_below, dc_below = below if at_once else c_below.new_zeros(2, *c_below.shape)
         forward.w2.backward_input(da, plan.starts[level], dh_below, plan.starts[level - 1],
                                   plan.dilations[level])
-        dc_below[rows_below] = dc[from_c0:]
+        if not at_once:
+            dc_below[rows_below] = dc[from_c0:]
         return dh_below, dc_below
 
     def add_output_grads(self, level: int, dh: Tensor, dc: Tensor) -> None:

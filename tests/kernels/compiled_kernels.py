@@ -20,19 +20,18 @@ from kernels import rms_norm_triton as norm
 F32, BF16, I32, F64 = "*fp32", "*bf16", "i32", "*fp64"
 GATES = {"num_warps": gates.WARPS}, {"BLOCK": gates.BLOCK}
 FORGET = {"num_warps": forget.WARPS}, {"BLOCK": forget.BLOCK}
+NORM, TILE = [I32, I32, "fp32"], {"ROWS": 2, "BLOCK": 1024, "SUM": tl.float32}
 KERNELS = {
     "gates forward": (gates._forward_kernel, [F32] * 5 + [I32] * 3, *GATES, {"HAS_MASK": True}),
     "gates forward, bf16": (gates._forward_kernel, [F32] * 4 + [BF16] + [I32] * 3, *GATES,
                             {"HAS_MASK": True}),
-    "gates backward": (gates._backward_kernel, [F32] * 9 + [I32] * 3, *GATES, {"HAS_MASK": True}),
-    "norm forward": (norm._forward_kernel, [F32] * 3 + [I32, "fp32"], {"num_warps": 4},
-                     {"BLOCK": 1024}, {"SUM": tl.float32}),
-    "norm forward, bf16": (norm._forward_kernel, [BF16, BF16, F32, I32, "fp32"], {"num_warps": 4},
-                           {"BLOCK": 1024}, {"SUM": tl.float32}),
-    "norm backward": (norm._backward_kernel, [F32] * 4 + [I32, "fp32"], {"num_warps": 4},
-                      {"BLOCK": 1024}, {"SUM": tl.float32}),
-    "norm backward, widest": (norm._backward_kernel, [F32] * 4 + [I32, "fp32"], {"num_warps": 16},
-                              {"BLOCK": 16384}, {"SUM": tl.float32}),
+    "gates backward": (gates._backward_kernel, [F32] * 9 + [I32] * 3, *GATES,
+                       {"HAS_MASK": True, "OF_MASKED": True}),
+    "norm forward": (norm._forward_kernel, [F32] * 3 + NORM, {"num_warps": 4}, TILE),
+    "norm forward, bf16": (norm._forward_kernel, [BF16, BF16, F32, *NORM], {"num_warps": 4}, TILE),
+    "norm backward": (norm._backward_kernel, [F32] * 4 + NORM, {"num_warps": 4}, TILE),
+    "norm backward, widest": (norm._backward_kernel, [F32] * 4 + NORM, {"num_warps": 16},
+                              {"ROWS": 1, "BLOCK": 8192, "SUM": tl.float32}),
     "forget-mult forward": (forget._forward_kernel, [F32] * 4 + [I32] * 2, *FORGET,
                             {"HAS_C0": True, "SUM": tl.float32}),
     "forget-mult backward": (forget._backward_kernel, [F32] * 8 + [I32] * 2, *FORGET,

@@ -23,7 +23,14 @@ def check_gates(T, N, H, masked, dtype, tolerance):
     found = gates_triton.forward(a.clone(), below, mask, dtype)
     grads = plain.gates_backward(*expected[:1], below, expected[1], mask, dh, dc, dtype)
     found_grads = gates_triton.backward(*expected[:1], below, expected[1], mask, dh, dc, dtype)
-    for x, y in zip((*found, *found_grads), (*expected, *grads), strict=True):
+    into = torch.empty_like(below)
+    masked_grads = gates_triton.backward(*expected[:1], below, expected[1], mask, dh, dc, dtype,
+                                         True, into)
+    assert masked_grads[1] is into
+    of_masked = plain.gates_backward(*expected[:1], below, expected[1], mask, dh.clone(), dc, dtype,
+                                     True, torch.empty_like(below))
+    for x, y in zip((*found, *found_grads, *masked_grads), (*expected, *grads, *of_masked),
+                    strict=True):
         torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance)
         assert x.dtype == y.dtype
 
