@@ -192,7 +192,8 @@ def resume(found: Found, names: tuple[str, ...] = ("awd-lstm", "awd-qrnn", "trel
 def tests(found: Found) -> None:
     """The tests that need a GPU and are skipped without one."""
     files = ["tests/kernels/test_forget_mult.py", "tests/kernels/test_lstm.py",
-             "tests/sparse_seq/test_blocks.py", "tests/awd_lstm/test_qrnn.py"]
+             "tests/kernels/test_product.py", "tests/sparse_seq/test_blocks.py",
+             "tests/awd_lstm/test_qrnn.py"]
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "gpu or cuda or "
          "streams", *files], cwd=ROOT, capture_output=True, text=True)

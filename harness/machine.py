@@ -151,7 +151,8 @@ def generator_state(generator: np.random.RandomState) -> list:
 
 def set_generator_state(generator: np.random.RandomState, state: list) -> None:
     kind, keys, *rest = state
-    generator.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    # What a process has for itself comes back on its device.
+    generator.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
 
 
 def random_states(fabric: Fabric) -> dict:
