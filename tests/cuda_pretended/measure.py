@@ -18,10 +18,14 @@ FIGURES = Path(__file__).resolve().parent / "figures.json"
 TABLE = ROOT / "results/gpu_counts.md"
 HEAD = """# Host synchronisations and operations of an update on a GPU
 
-Counted on the pretended device of tests/cuda_pretended, at tiny widths and the published number of
-layers; the number of operations does not depend on the widths. `Before` is release 0.1's code as it
-was when it was first counted. Waits are those from one report of the loss to the next; the one that
-is left reads the losses, the gradients' norms and the flag of the finite check together. Made by
+Counted on the pretended device of tests/cuda_pretended, at tiny widths; the language models have
+the published number of layers. The number of operations does not depend on the widths. `Before` is
+commit 1a75f50. Waits are those from one report of the loss to the next (two updates; ten for im and
+the tagger); the one that is left reads the losses, the gradients' norms and the flag of the finite
+check together. Those of `fairseq` are an update's: its trainer's own. Its operations before are
+those of one of 16 micro-batches; with BATCH_SIZE=128 an update has one. An operation is one call of
+PyTorch that launches something; some are several kernels. A cell without a number was not counted,
+or, `before`, did not run (im in 16-mixed with --clip-grad). Made by
 `python -m tests.cuda_pretended.measure --write`.
 
 | run | precision | waits a report, before | now | operations an update, before | now |

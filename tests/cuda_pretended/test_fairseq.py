@@ -15,8 +15,9 @@ from tests.harness.same import same
 pytest.importorskip("fairseq", reason="fairseq is not installed, see README: Installing")
 from tests.tnn.lm.test_fairseq_train import CAUSAL, MASKED
 
+COUNTED = json.loads(FIGURES.read_text())["fairseq"]
 KINDS = {"alm": [*CAUSAL, "--decoder-layers", "6", "--rpe-layers", "6"],
-         "blm": [*MASKED, "--encoder-layers", "3"]}
+         "blm": MASKED}
 CASES = [("alm", ()), ("alm", ("--bf16",)), ("alm", ("--fp16",)), ("blm", ()), ("blm", ("--bf16",))]
 
 
@@ -43,8 +44,8 @@ def test_the_language_models(run_jobs, tmp_path, kind, more):
         assert report["problems"] == {}
     (_, second), (_, last) = reports[0]["updates"][1], reports[0]["updates"][-1]
     name = "tnn-" + "".join((kind, *more)).replace("--", "-")
-    most = json.loads(FIGURES.read_text())["fairseq"][name]["now"][1]
-    assert (last - second) / 2 <= most, reports[0]["operations"]
+    if name in COUNTED:
+        assert (last - second) / 2 <= COUNTED[name]["now"][1], reports[0]["operations"]
     one, two = (files.read(folder / "checkpoint_last.pt", safe=(argparse.Namespace,))
                 for folder in (whole, parts))
     assert same(dict(one["model"]), dict(two["model"]))
