@@ -15,7 +15,7 @@ from kernels.forget_mult import has_triton
 from kernels.second_derivatives import plain_gradients
 
 HALF = (torch.float16, torch.bfloat16)
-WIDEST = 1 << 14  # a row is kept in the registers of one block of threads
+WIDEST = 1 << 13  # a row is kept in the registers of one block of threads
 
 
 def has_kernel(x: Tensor) -> bool:
