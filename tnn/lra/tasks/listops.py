@@ -48,6 +48,7 @@ SHARE_OF_LISTS = 0.25  # of the nodes above the greatest depth
 DRAWS = 2000  # trees per block; about one in twelve has a length that is wanted
 BLOCKS_PER_TURN = 32
 LENGTHS = (500, 2000)  # of the release; strictly between them
+MOST_WORKERS = 1000
 
 
 # ------------------------------------------------------------------------------------------------
@@ -225,11 +226,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def refuse_too_large(settings: argparse.Namespace) -> None:
+    """Raises ValueError for numbers that no machine has the time, or the processes, for."""
+    for name, value in vars(settings).items():
+        most = MOST_WORKERS if name == "workers" else 2**62
+        if isinstance(value, int) and value > most:
+            raise ValueError(f"--{name.replace('_', '-')} {value} is too large")
+
+
 def main(arguments: list[str] | None = None) -> None:
     settings = parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwinds, cleans up
     lowest = {"train": 1, "val": 1, "test": 1, "max_depth": 1, "max_args": 2, "workers": 1}
     with orderly_exit("listops.py"), bad_input():
+        refuse_too_large(settings)
         for name, least in lowest.items():
             if getattr(settings, name) < least:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least {least}")

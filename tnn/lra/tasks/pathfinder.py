@@ -67,7 +67,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from tnn.lra.tasks.listops import parallel_map
+from tnn.lra.tasks.listops import parallel_map, refuse_too_large
 from tnn.lra.tasks.pathfinder_growth import (
     FULL,
     SETTINGS,
@@ -277,6 +277,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwinds, cleans up
     with orderly_exit("pathfinder.py"), bad_input():
+        refuse_too_large(args)
         if min(args.images, args.per_folder, args.workers) < 1 or args.images % args.per_folder:
             raise ValueError("--images must be a multiple of --per-folder, and --workers positive")
         try:
