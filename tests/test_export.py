@@ -72,7 +72,11 @@ MODELS = {
 }
 
 
-@pytest.fixture(params=MODELS)
+SLOW = ("GRU", "TrellisNetLM, mixture", "SparseLSTM", "TnnModel, both ways")
+
+
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+                        for name in MODELS])
 def case(request):
     torch.manual_seed(5)
     model, inputs = MODELS[request.param]()
