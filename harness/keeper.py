@@ -13,7 +13,6 @@ Everything that the next update depends on is in there or in the random states, 
 adds. So a resumed run gives, on the CPU, the same bits as one that never stopped.
 """
 
-import math
 import os
 import signal
 import sys
@@ -320,16 +319,6 @@ class Keeper(Updates):
 
     def _note(self, signum: int, frame) -> None:
         self._signum = signum
-
-    def check_finite(self, loss: float, what: str = "the validation loss") -> float:
-        """Returns `loss`. Raises FloatingPointError if it is no number or infinite."""
-        self.settle()
-        if not math.isfinite(loss):
-            p = self.run.progress
-            raise FloatingPointError(
-                f"{what} is {loss} at epoch {p.epoch}, step {p.step}. Files written so far are "
-                "good; a smaller --lr may help")
-        return loss
 
     # ------------------------------------------------------------------------------- telling
     def say(self, text: str) -> None:

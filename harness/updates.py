@@ -5,6 +5,7 @@ Elsewhere everything is read at once. So the numbers are the same, and so is wha
 in the same order; on a GPU it is done some updates later.
 """
 
+import math
 from argparse import Namespace
 from collections.abc import Callable
 from functools import cached_property
@@ -29,7 +30,7 @@ def inner(optimizer) -> Any:
 
 
 class Updates:
-    """The part of Keeper that an update calls. It has `args`, `writes`, `run`, `fabric` and
+    """The part of Keeper that concerns numbers. It has `args`, `writes`, `run`, `fabric` and
     `waiting`."""
 
     args: Namespace
@@ -76,6 +77,16 @@ class Updates:
         self.waiting.step(optimizer)
         if self.writes and self.fabric.is_global_zero:
             self.forecast.update(self.run)
+
+    def check_finite(self, loss: float, what: str = "the validation loss") -> float:
+        """Returns `loss`. Raises FloatingPointError if it is no number or infinite."""
+        self.settle()
+        if not math.isfinite(loss):
+            p = self.run.progress
+            raise FloatingPointError(
+                f"{what} is {loss} at epoch {p.epoch}, step {p.step}. Files written so far are "
+                "good; a smaller --lr may help")
+        return loss
 
     @cached_property
     def forecast(self) -> Forecast:
