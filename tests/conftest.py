@@ -7,6 +7,14 @@ import torch
 
 
 @pytest.fixture(autouse=True, scope="session")
+def ctrl_c_is_heard():
+    """A shell starts what it runs in the background (`make test &`) with SIGINT ignored, and the
+    runs that the tests stop by Ctrl-C would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """For the tests' tiny tensors a second thread costs more than it gains: a hundred times more
     where another program wants the cores too. It also makes sums come out in one order."""
