@@ -101,7 +101,8 @@ def test_an_error_of_the_allocator_is_one_line(capsys):
     def main(cfg):
         torch.empty(2**46)
 
-    cfg = argparse.Namespace(distributed_training=argparse.Namespace(distributed_init_method=None))
+    cfg = argparse.Namespace(distributed_training=argparse.Namespace(distributed_init_method=None),
+                             common=argparse.Namespace(bf16=False))
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(commands, "fairseq_call_main", lambda cfg, main: main(cfg))
