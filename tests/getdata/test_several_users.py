@@ -29,8 +29,9 @@ def tmp_path():
 @pytest.fixture
 def clone(tmp_path):
     """Root's clone, with the part that is tried here."""
-    shutil.copytree(ROOT / "getdata", tmp_path / "clone/getdata",
-                    ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("getdata", "harness"):  # of this, what takes the lock
+        shutil.copytree(ROOT / package, tmp_path / "clone" / package,
+                        ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "getdata.sh", tmp_path / "clone")
     return tmp_path / "clone"
 
