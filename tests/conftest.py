@@ -7,11 +7,14 @@ import torch
 
 
 @pytest.fixture(autouse=True, scope="session")
-def ctrl_c_is_heard():
-    """A shell starts what it runs in the background (`make test &`) with SIGINT ignored, and the
-    runs that the tests stop by Ctrl-C would inherit that."""
+def signals_are_heard():
+    """A shell starts what it runs in the background (`make test &`) with SIGINT ignored, nohup with
+    SIGHUP ignored, and the runs that the tests stop by these signals would inherit that. What is
+    handled in this process is the default again in those that it starts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda signum, frame: None)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -9,7 +9,8 @@ import pytest
 TNN = Path(__file__).resolve().parents[2] / "tnn"
 SCRIPTS = ["im/main.py", "lra/main.py", "lra/tasks/listops.py", "lra/tasks/pathfinder.py",
            "lm/extrapolation.py", "lm/figure.py", "lm/generate.py", "lm/predict_glue.py",
-           "lm/prepare_glue.py", "lm/prepare_text.py", "script_lra.py", "speed_test.py"]
+           "lm/prepare_glue.py", "lm/prepare_text.py", "lm/score.py", "script_lra.py",
+           "speed_test.py"]
 # Runs a script as a program; says which slow modules were imported, then ends as it did.
 RUN = """
 import runpy, sys
