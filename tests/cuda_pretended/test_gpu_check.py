@@ -50,6 +50,7 @@ def test_a_step_that_takes_too_long_leaves_what_it_has_found(tmp_path, monkeypat
     assert "so far" in found["said"]
 
 
+@pytest.mark.slow
 def test_its_steps_run(run_jobs, tmp_path):
     steps = [("versions", {}), ("precision", {"T": 3, "B": 2, "size": 4}),
              ("scripts", {"names": ("awd-lstm", "lra")})]

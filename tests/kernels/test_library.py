@@ -142,6 +142,7 @@ def test_only_this_user_may_write_whatever_the_umask(builds, fresh):
     assert len(builds) == 1
 
 
+@pytest.mark.slow
 def test_two_processes_build_at_once(compiled, fresh):
     env = dict(os.environ, PYTHONPATH=str(ROOT))
     command = [sys.executable, "-c", LOAD]

@@ -112,6 +112,8 @@ def test_accumulation_equals_a_large_batch(data):
         assert_close(a, b, atol=2e-6, rtol=1e-4)
 
 
+# By default tests/trust/test_parallel.py holds several processes against one.
+@pytest.mark.slow
 def test_two_processes_equal_one(data):
     one = train(data, "alone", *PLAIN, "--epochs", "2")
     code, out, errors = finish(start(data, "pair", *PLAIN, "--epochs", "2", "--batch-size", "32",

@@ -111,6 +111,7 @@ def one_and_two_processes(flags, folder, updates):
     assert_same(state(folder / "one")[0], state(folder / "two")[0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_twice_the_batches(tmp_path):
     one_and_two_processes(CAUSAL, tmp_path, 6)
 

@@ -43,6 +43,7 @@ def test_bad_input(flags, said, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_benchmark_compares_equal_gradients():
     """In double precision the plain form and ours agree to rounding."""
     for task in ("imdb", "cifar"):
