@@ -5,7 +5,7 @@
 
 from typing import TYPE_CHECKING
 
-from common.names import lazily
+from loading.names import lazily
 
 if TYPE_CHECKING:
     from awd_lstm.model import RNNModel, load_original_state

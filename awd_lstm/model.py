@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from awd_lstm import MODELS
 from awd_lstm.qrnn import QRNNLayer
 from common.dropout import WeightDrop, check_rate, embedding_dropout, locked_dropout
-from common.weights import bare_names
 from kernels.cudnn import GRU
 from kernels.lstm import LSTM
+from loading.weights import bare_names
 
 Hidden = list  # per layer: (h, c) for LSTM, h for GRU, c for QRNN; each tensor (1, B, H)
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from common.weights import bare_names
+from loading.weights import bare_names
 
 FORMAT = "sparse_seq 1"  # of model and optimizer files
 

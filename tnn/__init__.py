@@ -5,7 +5,7 @@
 
 from typing import TYPE_CHECKING
 
-from common.names import lazily
+from loading.names import lazily
 
 if TYPE_CHECKING:
     from tnn.im.model import TnnVit

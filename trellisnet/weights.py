@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from common.weights import bare_names
+from loading.weights import bare_names
 
 # Their key -> ours; tried in this order.
 RENAMED = (
@@ -44,7 +44,7 @@ def original_state(model: nn.Module) -> dict[str, Tensor]:
 
 def load_original_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Loads a state_dict with the original's keys (with or without duplicates, of which the later
-    wins, and whatever wrapped the model, see common.weights) or with ours.
+    wins, and whatever wrapped the model, see loading.weights) or with ours.
 
     Raises ValueError that says what does not fit, and then leaves the model as it was.
     """

@@ -16,10 +16,10 @@ from awd_lstm.scratch.model import AWD_LSTM, TrainingLoss
 from awd_lstm.utils import single_precision
 from awd_lstm.vocabulary import texts_in_words_of, texts_of_model, words_of_start
 from common.splitcross import SplitCrossEntropyLoss, perplexity
-from common.weights import bare_names
 from harness import files
 from harness.endings import BadInput, bad_input
 from harness.keeper import STATE_FORMAT, Keeper
+from loading.weights import bare_names
 
 MODEL_FORMAT = "awd_lstm scratch model 1"
 

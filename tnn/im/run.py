@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from common.weights import bare_names
 from harness import files, keeper, machine
 from harness.endings import BadInput, bad_input
 from harness.keeper import Keeper
+from loading.weights import bare_names
 from tnn.im.mixup import Mixup
 
 SCRIPT = "tnn/im/main.py"

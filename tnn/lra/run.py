@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.weights import bare_names
 from harness import files, keeper, machine
 from harness.endings import BadInput, bad_input
 from harness.keeper import Keeper
+from loading.weights import bare_names
 from tnn.lra.tasks.task import Task
 
 SCRIPT = "tnn/lra/main.py"

@@ -9,8 +9,8 @@ from torch import nn
 
 from awd_lstm import RNNModel, load_original_state
 from awd_lstm.model import config_of_state
-from common.weights import bare_names
 from harness import files
+from loading.weights import bare_names
 from sparse_seq import SparseLSTM, Tagger
 from sparse_seq.weights import load_weights as load_sparse
 from tnn import TnnModel, TnnVit
