@@ -18,7 +18,7 @@ from harness import extras, home
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = PROJECT["tool"]["setuptools"]["packages"]
-FOLDERS = ["awd_lstm", "common", "getdata", "harness", "kernels", "report", "sparse_seq", "texts",
+FOLDERS = ["awd_lstm", "common", "getdata", "harness", "kernels", "loading", "report", "sparse_seq", "texts",
            "tnn", "trellisnet"]
 PUBLIC = ["awd_lstm", "common", "sparse_seq", "tnn", "trellisnet"]
 
@@ -56,7 +56,7 @@ def test_other_names_are_not_there():
 
 
 UNIX = ("fcntl", "resource", "pwd", "grp", "termios")
-MACHINERY = {"common", "getdata", "harness", "kernels", "report", "texts"}
+MACHINERY = {"common", "getdata", "harness", "kernels", "loading", "report", "texts"}
 
 
 @pytest.mark.slow
