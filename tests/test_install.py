@@ -18,8 +18,8 @@ from harness import extras, home
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PACKAGES = PROJECT["tool"]["setuptools"]["packages"]
-FOLDERS = ["awd_lstm", "common", "getdata", "harness", "kernels", "loading", "report", "sparse_seq", "texts",
-           "tnn", "trellisnet"]
+FOLDERS = ["awd_lstm", "common", "getdata", "harness", "kernels", "loading", "report", "sparse_seq",
+           "texts", "tnn", "trellisnet"]
 PUBLIC = ["awd_lstm", "common", "sparse_seq", "tnn", "trellisnet"]
 
 
