@@ -17,20 +17,16 @@ from awd_lstm import args as toolkit
 from harness import flags
 from texts import flags as text_flags
 
-CLOSING = ("The closing test of main.py, finetune.py (without --exact-loss) divides by one token "
-           "more than it predicts, as the published numbers do: its line is printed too.")
-
 
 # ------------------------------------------------------------------------------------- settings
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = flags.parser("Scores a text with a trained language model")
-    text_flags.describe(parser, more=CLOSING)
+    text_flags.describe(parser, more=text_flags.CLOSING)
     text_flags.add_text(parser, "model file of main.py or finetune.py, or an original's state_dict")
     parser.add_argument("--data", default=str(toolkit.HERE / "data/penn"), metavar="DIR",
                         help="texts that the model was trained on, if its file does not hold its "
                              "vocabulary (release 0.1, an original's state_dict)")
-    parser.add_argument("--bptt", type=int, default=70, help="tokens pushed through at a time: a "
-                        "matter of memory, not of the result")
+    text_flags.add_bptt(parser)
     flags.add_machine(parser)
     args = flags.parse(parser, argv)
     flags.check(parser, args, positive=("bptt",))

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from harness import home
@@ -54,6 +54,27 @@ def orderly_exit(script: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:150]
         sys.exit(complain(script, f"these sizes need more memory than there is: give smaller ones "
                                   f"({reason})", 2))
+
+
+@contextmanager
+def signals_held() -> Iterator[Callable[[], None]]:
+    """Ctrl-C and SIGTERM wait, for work that cannot be left at any point: an exception inside an
+    executor of processes can leave its lock held for ever. Gives the function to be called where
+    the work can be left; it raises Interrupted if a signal came."""
+    came: list[int] = []
+
+    def leave_if_asked() -> None:
+        if came:
+            raise Interrupted(came[0])
+
+    old = {signum: signal.signal(signum, lambda number, _: came.append(number))
+           for signum in (signal.SIGINT, signal.SIGTERM)
+           if signal.getsignal(signum) is not signal.SIG_IGN}
+    try:
+        yield leave_if_asked
+    finally:
+        for signum, handler in old.items():
+            signal.signal(signum, handler)
 
 
 @contextmanager

@@ -12,6 +12,9 @@ Unknown words are scored as <unk>, counted and named."""
 CARRY = ("the model's state is carried from line to line, and the first token of all, which "
          "nothing precedes, is not predicted")
 
+CLOSING = ("The closing test of main.py, finetune.py (without --exact-loss) divides by one token "
+           "more than it predicts, as the published numbers do: its line is printed too.")
+
 
 def describe(parser: argparse.ArgumentParser, carry: str = CARRY, more: str = "") -> None:
     """The definition of the numbers, below the flags in -h. carry: what continuous text means."""
@@ -30,3 +33,9 @@ def add_text(parser: argparse.ArgumentParser, model: str) -> None:
     g.add_argument("--totals", action="store_true", help="the totals alone, no line per sentence")
     g.add_argument("--json", action="store_true",
                    help="one JSON object: the totals, and `sentences`, each with its numbers")
+
+
+def add_bptt(parser: argparse.ArgumentParser) -> None:
+    """--bptt of a recurrent model."""
+    parser.add_argument("--bptt", type=int, default=70, help="tokens pushed through at a time: a "
+                        "matter of memory, not of the result")

@@ -117,9 +117,10 @@ def add_run(parser: argparse.ArgumentParser, name: str, here: Path) -> None:
     group.add_argument("--checkpoint-levels", type=int, default=0, metavar="K",
                        help="keep every K-th level for the gradient and recompute the others: less "
                             "memory, same numbers (0: keep all)")
-    group.add_argument("--fir", action="store_true",
+    group.add_argument("--fir", action=OnOff, default=None,
                        help="kernel size 2: three products instead of four; equal in exact "
-                            "arithmetic, about 2e-6 apart in float32")
+                            "arithmetic, about 2e-6 apart in float32 (None: in float32 on a CPU, "
+                            "a fifth faster; a resumed run goes on as it began)")
     group.add_argument("--plain", action="store_true",
                        help="the equations as they stand: slow, for comparison")
 

@@ -20,8 +20,9 @@ FREE = {"name", "load_weight", "permutation", "checkpoint_levels"}
 
 def keep(script: str, args: Namespace) -> Keeper:
     """The Keeper of a script of this folder. A run that began with --load has the sizes of that
-    file, whatever the flags say: they are then taken from the state."""
-    free = {*FREE, *(model_files.ARCHITECTURE if args.load else ())}
+    file, whatever the flags say: they are then taken from the state; so is --fir, if not given."""
+    free = {*FREE, *(model_files.ARCHITECTURE if args.load else ()),
+            *(("fir",) if args.fir is None else ())}
     return Keeper(script, args, writes=not args.eval, text_log=f"{args.name}.log",
                   upgrade=release1.upgrade, free=free, also=(".asgd",))
 
@@ -34,6 +35,17 @@ def take_sizes(args: Namespace, keeper: Keeper) -> dict | None:
     found = keeper.found or model_files.read(args.load)
     model_files.take_sizes(args, found["args"])
     return None if keeper.found else found
+
+
+def with_fir(args: Namespace, keeper: Keeper) -> bool:
+    """Is a product of short FIR filters wanted? By itself where it has been measured to win, for a
+    new run: float32 on a CPU."""
+    if args.fir is not None:
+        return args.fir
+    if keeper.found:
+        return keeper.found["args"].get("fir", False)
+    return (args.ksize == 2 and args.precision == "32" and not args.plain
+            and keeper.fabric.device.type == "cpu")
 
 
 def warn(keeper: Keeper, text: str) -> None:
@@ -57,6 +69,7 @@ class Run:
 
     def __init__(self, args: Namespace, keeper: Keeper, loss: nn.Module, progress: Learning,
                  facts: dict):
+        args.fir = with_fir(args, keeper)
         self.args, self.keeper, self.fabric = args, keeper, keeper.fabric
         self.loss, self.model, self.progress, self.facts = loss, loss.model, progress, facts
         tnet = loss.model.tnet

@@ -16,18 +16,14 @@ if __package__ in (None, ""):
 from harness import flags
 from texts import flags as text_flags
 
-CLOSING = ("The closing test of main.py, finetune.py (without --exact-loss) divides by one token "
-           "more than it predicts, as the published numbers do: its line is printed too.")
-
 
 # ------------------------------------------------------------------------------------- settings
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = flags.parser("Scores a text with a trained dense or sparse AWD-LSTM")
-    text_flags.describe(parser, more=CLOSING)
+    text_flags.describe(parser, more=text_flags.CLOSING)
     text_flags.add_text(parser, "model.pt or finetune_model.pt in --save of main.py (one of before "
                                 "it held its vocabulary needs corpus.pt beside it)")
-    parser.add_argument("--bptt", type=int, default=70, help="tokens pushed through at a time: a "
-                        "matter of memory, not of the result")
+    text_flags.add_bptt(parser)
     flags.add_machine(parser)
     args = flags.parse(parser, argv)
     flags.check(parser, args, positive=("bptt",))

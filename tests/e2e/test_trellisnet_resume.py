@@ -169,7 +169,7 @@ def test_another_seed_would_be_noticed(unbroken, tmp_path):
     ("wt", "--splits 8 21", "--splits [8, 20] there, [8, 21] here"),
     ("wt", "--seed 9", "--seed 7 there, 9 here"),
     ("wt", "--no-repack", "--repack True there, False here"),
-    ("word-anneal", "--fir", "--fir False there, True here"),
+    ("word-anneal", "--no-fir", "--fir True there, False here"),
     ("seq", "--dropouth 0.3", "--dropouth 0.2 there, 0.3 here"),
     ("seq", "--no-permute", "--permute True there, False here"),
     ("seq", "--precision 64", "--precision 32 there, 64 here")])

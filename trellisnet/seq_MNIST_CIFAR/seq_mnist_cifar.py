@@ -116,8 +116,9 @@ def build(args: argparse.Namespace, keeper: Keeper) -> ImageRun:
     order = order_of_pixels(args, images[0].pixels, given or (args.load and keeper.found))
     with bad_input():
         loss = model.build(args, images[0].channels)
+    inert = inert_flags(args, loss.model.tnet)
     run = ImageRun(args, keeper, loss, images, order)
-    if inert := inert_flags(args, loss.model.tnet):
+    if inert:
         reason = ("--plain computes the levels in another way" if args.plain else
                   "only the positions that the last pixel sees are computed")
         warn(keeper, f"{', '.join(inert)}: no effect here, since {reason}")

@@ -18,7 +18,7 @@ import random
 import signal
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ if __package__ in (None, ""):
 
 from tqdm import tqdm
 
-from harness.endings import bad_input, orderly_exit
+from harness.endings import bad_input, orderly_exit, signals_held
 from tnn.lra.tasks import TASKS
 from tnn.lra.tasks.tables import label_of, tsv_rows
 
@@ -157,16 +157,23 @@ def samples(settings: argparse.Namespace) -> Iterator[tuple[str, int]]:
 
 @contextlib.contextmanager
 def parallel_map(workers: int) -> Iterator[Callable]:
-    """A `map` that has `workers` processes; with one it is the built-in map."""
-    if workers == 1:
-        yield map
-        return
-    # Not multiprocessing.Pool: ending it while a process holds the queue's lock can wait for ever.
-    executor = ProcessPoolExecutor(workers, initializer=leave_signals_to_parent)
-    try:
-        yield executor.map
-    finally:
-        executor.shutdown(cancel_futures=True)
+    """A `map` that has `workers` processes; with one it is the built-in map. Ctrl-C and SIGTERM are
+    heeded between two results, which raises Interrupted."""
+    with signals_held() as leave_if_asked, contextlib.ExitStack() as stack:
+        plain: Callable = map
+        if workers > 1:
+            # Not multiprocessing.Pool: ending it while a process holds the queue's lock can wait
+            # for ever.
+            executor = ProcessPoolExecutor(workers, initializer=leave_signals_to_parent)
+            stack.callback(executor.shutdown, cancel_futures=True)
+            plain = executor.map
+
+        def heeding(function: Callable, items: Iterable) -> Iterator:
+            for result in plain(function, items):
+                leave_if_asked()
+                yield result
+
+        yield heeding
 
 
 def leave_signals_to_parent() -> None:

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
-from harness.endings import bad_input, orderly_exit
+from harness.endings import Interrupted, bad_input, orderly_exit
 from tnn.lra.tasks import CONTOURS, TASKS
 
 
@@ -282,7 +282,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError("--images must be a multiple of --per-folder, and --workers positive")
         try:
             root = write(args.out, args)
-        except KeyboardInterrupt:
+        except Interrupted:
             print("pathfinder: interrupted; run it again to continue", file=sys.stderr)
             raise
         print(f"pathfinder: {args.images} images in {root}")
