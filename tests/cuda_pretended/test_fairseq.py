@@ -14,6 +14,8 @@ from tests.harness.same import same
 
 pytest.importorskip("fairseq", reason="fairseq is not installed, see README: Installing")
 from tests.tnn.lm.test_fairseq_train import CAUSAL, MASKED
+from tests.tnn.lm.test_glue import SMALL, commands, glue
+from tnn.lm import prepare_glue
 
 COUNTED = json.loads(FIGURES.read_text())["fairseq"]
 KINDS = {"alm": [*CAUSAL, "--decoder-layers", "6", "--rpe-layers", "6"],
@@ -51,17 +53,27 @@ def test_the_language_models(run_jobs, tmp_path, kind, more):
     assert same(dict(one["model"]), dict(two["model"]))
 
 
-def test_bf16_without_a_gpu_is_one_line(monkeypatch):
-    from types import SimpleNamespace
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("more", [(), ("--bf16",)], ids=["32", "bf16"])
+def test_glue(run_jobs, tmp_path, more):
+    """Fine-tuned with what script_glue.sh says, validated in between, and resumed."""
+    glue(tmp_path, "RTE")
+    prepare_glue.main(["RTE", "--glue", str(tmp_path), "--bpe", str(tmp_path), "--out",
+                       str(tmp_path / "bin")])
+    flags = commands(tmp_path, "RTE", tmp_path / "bin/RTE-bin", tmp_path / "dict.txt", "FOLDER")
+    at = flags.index("--finetune-from-model")
+    del flags[at:at + 2]  # from scratch
+    words = [word for word in (*flags, *SMALL, *more) if word != "--cpu"]
 
-    import torch
+    def job(folder: str, updates: int) -> dict:
+        own = [str(tmp_path / folder) if word == "FOLDER" else word for word in words]
+        return {"module": "fairseq_cli.train", "argv": [*own, "--max-update", str(updates)],
+                "before": "fairseq_cli.train", "cwd": str(ROOT)}
 
-    from harness.endings import BadInput
-    from tnn.fairseq_plugin import commands
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    cfg = SimpleNamespace(common=SimpleNamespace(bf16=True, cpu=False, tpu=True))
-    with pytest.raises(BadInput, match="--bf16: fairseq computes in bfloat16 on a GPU"):
-        commands.allow_bf16(cfg)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    commands.allow_bf16(cfg)
-    assert cfg.common.tpu is False
+    for report in run_jobs([job("whole", 4), job("parts", 2), job("parts", 4)], seconds=900):
+        assert report["exit"] == 0, report["error"] + report["output"][-2000:]
+        assert report["problems"] == {}
+    one, two = (files.read(tmp_path / folder / "checkpoint_last.pt", safe=(argparse.Namespace,))
+                for folder in ("whole", "parts"))
+    assert same(dict(one["model"]), dict(two["model"]))

@@ -17,6 +17,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from harness.endings import BadInput, complain, orderly_exit
 from harness.lock import Lock
+from kernels.cpu import bf16_pays
 
 
 class Processes:
@@ -36,10 +37,12 @@ class Processes:
 
 def call_main(cfg: FairseqConfig, main: Callable, **more) -> None:
     """fairseq's, in which an error whose cause is known is one line and an exit code."""
-    if Path(main.__code__.co_filename).parts[-2:] == ("fairseq_cli", "train.py"):
-        main = functools.partial(train_alone, main)
+    training = Path(main.__code__.co_filename).parts[-2:] == ("fairseq_cli", "train.py")
     with orderly_exit(sys.argv[0]):
-        allow_bf16(cfg)
+        forget_tpu(cfg)
+        if training:
+            check_precision(cfg)
+            main = functools.partial(train_alone, main)
         try:
             fairseq_call_main(cfg, main, **more)
         except ProcessExitedException as error:  # a process of several, which has said why
@@ -48,14 +51,28 @@ def call_main(cfg: FairseqConfig, main: Callable, **more) -> None:
             sys.exit(2)
 
 
-def allow_bf16(cfg: FairseqConfig) -> None:
-    """--bf16 on a GPU, which fairseq's command line takes for a wish to use a TPU. Raises BadInput
-    where there is none."""
-    if not cfg.common.bf16:
+def forget_tpu(cfg: FairseqConfig) -> None:
+    """With --bf16 fairseq's command line sets "use a TPU" in each group of the configuration that
+    has the field. Here it means bfloat16 on the GPU, or on the CPU: without a TPU fairseq's trainer
+    would stop, several processes would not find each other, and the masked model would compute
+    logits of the words that are not masked, too."""
+    if cfg.common.bf16:
+        for name in FairseqConfig.__dataclass_fields__:
+            group = getattr(cfg, name, None)
+            if getattr(group, "tpu", False):
+                group.tpu = False
+
+
+def check_precision(cfg: FairseqConfig) -> None:
+    """Raises BadInput for what fairseq cannot train in on a CPU, and says what does not pay."""
+    if torch.cuda.is_available() and not cfg.common.cpu:
         return
-    if cfg.common.cpu or not torch.cuda.is_available():
-        raise BadInput("--bf16: fairseq computes in bfloat16 on a GPU alone: leave it out here")
-    cfg.common.tpu = False
+    if cfg.common.fp16:
+        raise BadInput("--fp16: fairseq trains in float16 on a GPU alone: leave it out, or give "
+                       "--bf16")
+    if cfg.common.bf16 and not bf16_pays():
+        print("--bf16: this CPU has no bfloat16 instructions and is faster in float32",
+              file=sys.stderr)
 
 
 def train_alone(main: Callable, cfg: FairseqConfig, **more) -> None:

@@ -1,8 +1,9 @@
 """fairseq's Adam and its norm of all gradients on a GPU in a few operations an update, in place of
-some for each parameter. (fairseq looks for NVIDIA's apex to do so, and warns that it is not there.)
+some for each parameter; and what its mixed precision forgets when it saves.
 
-Importing this module changes fairseq once. On a CPU the two are fairseq's own, and Adam is so for
-half precision, sparse gradients and amsgrad too.
+fairseq looks for NVIDIA's apex to compute these, and warns that it is not there. On a CPU the two
+are fairseq's own, and Adam is so for half precision, sparse gradients and amsgrad too. Importing
+this module changes fairseq once.
 """
 
 import math
@@ -10,6 +11,7 @@ import math
 import torch
 from fairseq import utils
 from fairseq.optim.adam import Adam
+from fairseq.optim.fp16_optimizer import FP16Optimizer
 from torch import Tensor
 
 
@@ -63,5 +65,30 @@ def total_norm(grads: list[Tensor], chunk_size: int = 0) -> Tensor:
     return torch.norm(torch.stack([torch.norm(g, p=2, dtype=torch.float32) for g in grads]))
 
 
+# --bf16 and --fp16 update float32 copies of the weights. fairseq saves the rounded weights alone
+# and makes the copies of them anew: a resumed run would have lost every update since the last one
+# that changed the rounded number.
+def master_weights(self: FP16Optimizer) -> list[Tensor]:
+    """The float32 copies: one for each parameter, or (--fp16) one flat one for each device."""
+    kept = self.fp32_params
+    return [p.detach() for p in (kept.values() if isinstance(kept, dict) else kept)]
+
+
+def state_dict(self: FP16Optimizer) -> dict:
+    """fairseq's, and the float32 copies."""
+    return fairseq_state_dict(self) | {"fp32_params": master_weights(self)}
+
+
+def load_state_dict(self: FP16Optimizer, state: dict, optimizer_overrides=None) -> None:
+    """fairseq's, and the float32 copies, which checkpoints of fairseq itself do not hold."""
+    fairseq_load_state_dict(self, state, optimizer_overrides)
+    if "fp32_params" in state:
+        for mine, saved in zip(master_weights(self), state["fp32_params"], strict=True):
+            mine.copy_(saved)
+
+
+fairseq_state_dict, FP16Optimizer.state_dict = FP16Optimizer.state_dict, state_dict
+fairseq_load_state_dict, FP16Optimizer.load_state_dict = (
+    FP16Optimizer.load_state_dict, load_state_dict)
 fairseq_step, Adam.step = Adam.step, step
 utils.multi_tensor_l2norm_available, utils.multi_tensor_total_norm = True, total_norm
