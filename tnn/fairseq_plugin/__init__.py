@@ -15,4 +15,5 @@ import tnn.fairseq_plugin.commands
 import tnn.fairseq_plugin.language_model
 import tnn.fairseq_plugin.optimizer
 import tnn.fairseq_plugin.roberta
-import tnn.fairseq_plugin.stock  # noqa: F401
+import tnn.fairseq_plugin.stock
+import tnn.fairseq_plugin.words  # noqa: F401

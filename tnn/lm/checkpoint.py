@@ -1,13 +1,21 @@
-"""Reads a checkpoint of fairseq-train with the plugin, ours or the fork's, for the tools here."""
+"""Reads a checkpoint of fairseq-train with the plugin, ours or the fork's, for the tools here.
+
+Ours hold the words of their dictionary (fairseq_plugin/words.py): an autoregressive model needs no
+folder of data. Those of before, and the fork's, need the folder for it.
+"""
 
 import argparse
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness import files
 from harness.endings import BadInput, bad_input
+from texts.vocabulary import words_in_file
 
 if TYPE_CHECKING:
     from fairseq.models import BaseFairseqModel
@@ -33,10 +41,11 @@ CLASSIFIER = Kind("TNN fine-tuned by script_glue.sh", "roberta_tnn_v2", "sentenc
 def load(checkpoint: str, data: str | None, kind: Kind
          ) -> tuple["BaseFairseqModel", "FairseqTask"]:
     """The model in evaluation mode, on the CPU, and its task. data: the folder of prepared data;
-    None: that which the model was trained on, if it is where it was.
+    None: the words that the checkpoint holds, or the folder that it was trained on, if it is where
+    it was.
 
     Raises BadInput for a missing or damaged file, for a model of another kind, and for a dictionary
-    of another size than the model's. Importing fairseq takes seconds.
+    that is not the model's. Importing fairseq takes seconds.
     """
     for path in (Path(checkpoint), *([Path(data) / kind.dictionary] if data else [])):
         if not path.is_file():
@@ -47,31 +56,53 @@ def load(checkpoint: str, data: str | None, kind: Kind
     from fairseq.models import MODEL_REGISTRY
 
     utils.import_user_module(argparse.Namespace(user_dir=str(PLUGIN)))
-    trained_on = check(checkpoint, kind)
-    data = data or trained_on
-    words = Path(data) / kind.dictionary
-    if not words.is_file():
-        raise BadInput(f"{checkpoint} was trained on {data}, where there is no file {words}: give "
-                       "the folder with the dictionary, --data DIR")
-    size = count(words)
-    try:
-        models, _, task = checkpoint_utils.load_model_ensemble_and_task(
-            [checkpoint], arg_overrides={"data": data})
-    except RuntimeError as error:
-        if "loading state_dict" not in str(error):
-            raise
-        mismatch = str(error).strip().splitlines()[-1].strip()
-        raise BadInput(f"{checkpoint} does not fit the {size} words of {words}: was it trained "
-                       f"with another dictionary? ({mismatch})") from error
+    trained_on, words = check(checkpoint, kind)
+    with (held(words) if words and not data
+          else there(data or trained_on, checkpoint, kind)) as folder:
+        words_of_task = Path(folder) / kind.dictionary
+        size = count(words_of_task)
+        try:
+            models, _, task = checkpoint_utils.load_model_ensemble_and_task(
+                [checkpoint], arg_overrides={"data": folder})
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            mismatch = str(error).strip().splitlines()[-1].strip()
+            raise BadInput(f"{checkpoint} does not fit the {size} words of {words_of_task}: was it "
+                           f"trained with another dictionary? ({mismatch})") from error
     if not isinstance(models[0], MODEL_REGISTRY[kind.model]):
         raise BadInput(f"{checkpoint} holds no {kind.name}")
     return models[0].eval(), task
 
 
-def check(checkpoint: str, kind: Kind) -> str:
+@contextmanager
+def held(words: list[str]) -> Iterator[str]:
+    """A folder with the dictionary that a checkpoint holds, where fairseq's task reads it. The
+    counts of the words are not in it: no trained model needs them."""
+    from fairseq.data import Dictionary
+
+    with TemporaryDirectory() as folder:
+        lines = [f"{word} 1\n" for word in words[Dictionary().nspecial:]]
+        (Path(folder) / DECODER.dictionary).write_text("".join(lines), encoding="utf-8")
+        yield folder
+
+
+@contextmanager
+def there(data: str, checkpoint: str, kind: Kind) -> Iterator[str]:
+    """The folder of prepared data. Raises BadInput if there is no dictionary in it."""
+    if not (file := Path(data) / kind.dictionary).is_file():
+        raise BadInput(f"{checkpoint} was trained on {data}, where there is no file {file}: give "
+                       "the folder with the dictionary, --data DIR")
+    yield data
+
+
+def check(checkpoint: str, kind: Kind) -> tuple[str, list[str] | None]:
     """Raises BadInput unless the checkpoint is whole, of fairseq-train and of a task of this kind.
-    Returns the folder that it was trained on. fairseq itself compares no CRCs. What else than
-    tensors it may hold, the plugin has named."""
+    Returns the folder that it was trained on, and the words by id where an autoregressive model's
+    file lists them. fairseq itself compares no CRCs. What else than tensors it may hold, the plugin
+    has named."""
+    from tnn.fairseq_plugin.words import words_of
+
     with bad_input():
         content = files.read(checkpoint)
     if not {"model", "optimizer_history"} <= content.keys():
@@ -83,7 +114,11 @@ def check(checkpoint: str, kind: Kind) -> str:
         task, data = found.get("_name"), found.get("data", "")
     if task != kind.task:
         raise BadInput(f"{checkpoint} holds no {kind.name}: its task is {task}")
-    return data
+    if kind is not DECODER or not (lists := words_of(content)):
+        return data, None
+    with bad_input(f"{checkpoint}: "):
+        entry = next(iter(lists.values()))
+        return data, words_in_file(entry, digest=entry.get("vocabulary", ""))
 
 
 def count(words: Path) -> int:

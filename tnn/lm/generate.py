@@ -1,7 +1,7 @@
 """Continues a text with a trained autoregressive TNN, at a cost per token that does not grow.
 
-    python tnn/lm/generate.py CHECKPOINT --data tnn/data/data-bin/wikitext-103 \
-        --bpe tnn/data/gpt2-bpe --prompt "The history of" --tokens 100 [--memory window|etsc|full]
+    python tnn/lm/generate.py CHECKPOINT --bpe tnn/data/gpt2-bpe --prompt "The history of" \
+        --tokens 100 [--memory window|etsc|full]
 
 With --bpe the prompt is text; otherwise tokens of the dictionary, separated by blanks.
 window and etsc are recurrences (network/recurrence.py); full computes everything anew for each
@@ -32,7 +32,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     p = flags.parser("Continues a text with a trained autoregressive TNN")
     p.add_argument("checkpoint", help="checkpoint of fairseq-train")
     p.add_argument("--data", metavar="DIR",
-                   help="folder with the dictionary (None: the data it was trained on)")
+                   help="folder with the dictionary, for a checkpoint that does not hold it "
+                        "(None: the data it was trained on)")
     p.add_argument("--prompt", default="", help="text with --bpe, else tokens")
     p.add_argument("--bpe", metavar="FOLDER", help="encoder.json and vocab.bpe of GPT-2")
     p.add_argument("--tokens", type=int, default=100, help="how many to add")

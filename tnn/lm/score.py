@@ -1,8 +1,7 @@
 """Scores any text with a trained autoregressive TNN: log-probability and perplexity, per sentence
 and in all.
 
-    python tnn/lm/score.py CHECKPOINT mine.txt --data tnn/data/data-bin/wikitext-103 \
-        --bpe tnn/data/gpt2-bpe
+    python tnn/lm/score.py CHECKPOINT mine.txt --bpe tnn/data/gpt2-bpe
     echo "The history of" | python tnn/lm/score.py CHECKPOINT --independent --per-token
 
 With --bpe the text is plain text; otherwise tokens of the dictionary, separated by blanks. The test
@@ -30,7 +29,8 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     text_flags.describe(p, BLOCKS)
     text_flags.add_text(p, "checkpoint of fairseq-train")
     p.add_argument("--data", metavar="DIR",
-                   help="folder with the dictionary (None: the data it was trained on)")
+                   help="folder with the dictionary, for a checkpoint that does not hold it "
+                        "(None: the data it was trained on)")
     p.add_argument("--bpe", metavar="FOLDER", help="encoder.json and vocab.bpe of GPT-2")
     p.add_argument("--block", type=int, metavar="N",
                    help="tokens of a block (None: as in training)")

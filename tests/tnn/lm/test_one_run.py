@@ -14,18 +14,18 @@ from harness import files
 from tests.tnn.lm.conftest import FORK, ROOT
 from tests.trust.test_parallel import free_port
 
-FLAGS = [FORK / "data-bin", "--user-dir", ROOT / "tnn/fairseq_plugin", "--task",
-         "language_modeling", "--arch", "tnn_v2_decay_99_pre", "--decoder-embed-dim", "8",
-         "--decoder-layers", "1", "--rpe-layers", "1", "--rpe-embedding", "8",
+FLAGS = ["--user-dir", ROOT / "tnn/fairseq_plugin", "--task", "language_modeling", "--arch",
+         "tnn_v2_decay_99_pre", "--decoder-embed-dim", "8", "--decoder-layers", "1",
+         "--rpe-layers", "1", "--rpe-embedding", "8",
          "--tokens-per-sample", "16", "--optimizer", "adam", "--lr", "0.005", "--batch-size", "4",
          "--num-workers", "0", "--cpu", "--disable-validation", "--save-interval-updates", "2",
          "--no-epoch-checkpoints", "--log-format", "none", "--max-update", "4"]
 REFUSED = "train.py: --save-dir {}: another run is writing there; wait for its end or give another "
 
 
-def start(server, folder, *more, save=None, **hooks):
-    return server.start("fairseq_cli.train", [*FLAGS, "--save-dir", save or folder, *more], folder,
-                        call="cli_main", **hooks)
+def start(server, folder, *more, save=None, data=FORK / "data-bin", **hooks):
+    argv = [data, *FLAGS, "--save-dir", save or folder, *more]
+    return server.start("fairseq_cli.train", argv, folder, call="cli_main", **hooks)
 
 
 def updates(folder) -> int:
@@ -67,8 +67,9 @@ def test_a_refusal_of_spawned_processes_is_the_commands_exit_code(tmp_path):
     """fairseq starts a process per GPU; here it is told that there are two."""
     code = ("import sys, torch; torch.cuda.device_count = lambda: 2; from fairseq_cli.train import "
             "cli_main; cli_main()")
-    flags = [*map(str, FLAGS), "--save-dir", str(tmp_path), "--distributed-world-size", "2",
-             "--distributed-backend", "gloo", "--ddp-backend", "legacy_ddp"]
+    flags = [*map(str, [FORK / "data-bin", *FLAGS]), "--save-dir", str(tmp_path),
+             "--distributed-world-size", "2", "--distributed-backend", "gloo", "--ddp-backend",
+             "legacy_ddp"]
     with FileLock(tmp_path / ".lock") as lock:
         for expected in (2, 0):
             done = subprocess.run(
