@@ -9,6 +9,7 @@ import argparse
 from awd_lstm import MODELS
 from harness import flags
 from harness.home import home
+from texts.flags import add_vocabulary
 
 HERE = home(__file__)
 MOST_LAYERS = 1000
@@ -23,9 +24,7 @@ def add_data_and_model(parser: argparse.ArgumentParser) -> None:
     g.add_argument("--data", default=str(HERE / "data/penn/"), metavar="DIR",
                    help="folder with train.txt, valid.txt, test.txt; ./getdata.sh ptb fetches the "
                         "default")
-    g.add_argument("--vocabulary", default="model", choices=("model", "data"),
-                   help="going on from a trained model with other texts: with its words, unknown "
-                        "ones read as <unk>; or with the texts' words, new ones with new vectors")
+    add_vocabulary(g)
     g.add_argument("--model", default="LSTM", choices=MODELS, help="recurrent layer")
     g.add_argument("--emsize", type=int, default=400, help="size of the word vectors")
     g.add_argument("--nhid", type=int, default=1150, help="hidden units of all layers but the last")

@@ -17,7 +17,14 @@ from awd_lstm.utils import single_precision
 from common.splitcross import SplitCrossEntropyLoss
 from harness.endings import BadInput, bad_input
 from harness.keeper import Keeper
-from texts.vocabulary import UnknownWords, sentence_about, words_in_file
+from texts.vocabulary import (
+    UnknownWords,
+    instead,
+    sentence_about,
+    sentence_about_vectors,
+    with_words,
+    words_in_file,
+)
 
 ROWS = ("encoder.weight", "decoder.weight", "decoder.bias")  # one row per word
 
@@ -79,9 +86,7 @@ def texts_in_words_of(dictionary: Dictionary, corpus: Corpus, args: Namespace,
     try:
         found = corpus.in_words_of(dictionary)
     except UnknownWords as error:
-        instead = ": --vocabulary data takes the texts' words instead"
-        raise BadInput(f"--data {args.data}: {error}{instead * hasattr(args, 'vocabulary')}"
-                       ) from error
+        raise BadInput(f"--data {args.data}: {error}{instead(args)}") from error
     say(f"--data {args.data}: {sentence_about(found.unknown, corpus.dictionary.total)}")
     return found
 
@@ -114,24 +119,9 @@ def adopt(model: RNNModel, criterion: SplitCrossEntropyLoss, state: dict[str, Te
           say: Callable[[str], None]) -> None:
     """Puts the weights of a model for the words `known`, and of its loss, into a fresh one for
     `words`. Raises ValueError if they do not fit."""
-    load_original_state(model, with_words(state, known, words.idx2word, model.state_dict()))
+    load_original_state(model, with_words(state, ROWS, known.idx2word, words.idx2word,
+                                          model.state_dict()))
     own = criterion.state_dict()
     if all(name in own and own[name].shape == tail.shape for name, tail in tails.items()):
         criterion.load_state_dict(tails)
-    new = sum(word not in known.word2idx for word in words.idx2word)
-    say(f"--vocabulary data: {len(words) - new:,} of {len(words):,} words keep the vectors that "
-        f"the model has for them, {new:,} begin anew")
-
-
-def with_words(state: dict[str, Tensor], known: Dictionary, words: list[str],
-               fresh: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state_dict for other words: rows of known ones from `state`, the others from `fresh`."""
-    new = [i for i, word in enumerate(words) if word in known.word2idx]
-    old = [known.word2idx[words[i]] for i in new]
-    found = dict(state)
-    for name in ROWS:
-        if name not in state or state[name].shape[1:] != fresh[name].shape[1:]:
-            raise ValueError(f"the model's {name} does not fit the sizes given")
-        found[name] = fresh[name].clone()
-        found[name][new] = state[name][old]
-    return found
+    say(sentence_about_vectors(known.idx2word, words.idx2word))

@@ -1,4 +1,5 @@
-"""What every score.py is told. Imports no torch: -h and typing mistakes answer at once."""
+"""What every score.py is told, and how a model meets other texts. Imports no torch: -h and typing
+mistakes answer at once."""
 
 import argparse
 
@@ -39,3 +40,11 @@ def add_bptt(parser: argparse.ArgumentParser) -> None:
     """--bptt of a recurrent model."""
     parser.add_argument("--bptt", type=int, default=70, help="tokens pushed through at a time: a "
                         "matter of memory, not of the result")
+
+
+def add_vocabulary(group, but: str = "") -> None:
+    """--vocabulary of what trains on from a model. but: where it cannot be, behind the help."""
+    group.add_argument("--vocabulary", default="model", choices=("model", "data"),
+                       help="going on from a trained model with other texts: with its words, "
+                            "unknown ones read as <unk>; or with the texts' words, new ones with "
+                            f"new vectors{but}")

@@ -6,8 +6,9 @@ list of strings takes the restricted unpickler half a second.
 """
 
 import hashlib
+from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -84,3 +85,37 @@ def sentence_about(unknown: Counter, tokens: int) -> str:
         return f"the model knows all words of its {tokens:,} tokens"
     return (f"{sum(unknown.values()):,} of {tokens:,} tokens ({len(unknown):,} words) unknown to "
             f"the model, read as {UNKNOWN}: {names_of(unknown)}")
+
+
+def instead(args: Namespace) -> str:
+    """Behind the message of UnknownWords: what the script offers, if it has --vocabulary."""
+    has_choice = hasattr(args, "vocabulary")
+    return ": --vocabulary data takes the texts' words instead" if has_choice else ""
+
+
+# ------------------------------------------------------------------------- a model with other words
+def with_words(state: Mapping[str, Tensor], rows: Iterable[str], known: Sequence[str],
+               words: Sequence[str], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A model's state_dict for other words.
+
+    state: that of the model, for the words `known` by id; rows: its tensors with a row per word;
+    fresh: the state_dict of a new model for `words`, which has the rows of those that are not
+    known. Raises ValueError if the sizes differ.
+    """
+    index = {word: i for i, word in enumerate(known)}
+    new = [i for i, word in enumerate(words) if word in index]
+    old = [index[words[i]] for i in new]
+    found = dict(state)
+    for name in rows:
+        if name not in state or state[name].shape[1:] != fresh[name].shape[1:]:
+            raise ValueError(f"the model's {name} does not fit the sizes given")
+        found[name] = fresh[name].clone()
+        found[name][new] = state[name][old]
+    return found
+
+
+def sentence_about_vectors(known: Sequence[str], words: Sequence[str]) -> str:
+    """What to tell about a model for the words `known` that goes on with others."""
+    new = len(set(words) - set(known))
+    return (f"--vocabulary data: {len(words) - new:,} of {len(words):,} words keep the vectors "
+            f"that the model has for them, {new:,} begin anew")

@@ -9,6 +9,7 @@ import argparse
 from harness import flags
 from harness.home import home
 from sparse_seq.vocabulary import ORDERINGS
+from texts.flags import add_vocabulary
 
 HERE = home(__file__)
 SPARSE_MODES = ("direct", "sparse_hidden", "sparse_emb", "sparse_all")
@@ -36,6 +37,8 @@ def parser(description: str, data: str = TEXTS, **defaults) -> argparse.Argument
 def _add_data_and_model(p: argparse.ArgumentParser, data: str) -> None:
     g = p.add_argument_group("data and model")
     g.add_argument("--data", default=str(HERE / "data" / "penn"), metavar="DIR", help=data)
+    add_vocabulary(g, but="; not with --emblocks, where a word's place among all decides how long "
+                          "its vector is")
     g.add_argument("--ordering", default="up", choices=ORDERINGS,
                    help="order of the words by training count: up is rare to frequent")
     g.add_argument("--emsize", type=int, default=400, help="size of the word vectors")
@@ -117,6 +120,9 @@ def parse(p: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse
                                    "small_batch_size", "bptt", "sparse_blocks"),
                 not_negative=("clip", "alpha", "beta", "wdecay", "nonmono", "max_seq_len_delta"),
                 rates=RATES, most={"nlayers": MOST_LAYERS})
+    if args.vocabulary == "data" and args.continue_train:
+        p.error("--vocabulary data: --continue_train goes on with the optimizer too, which knows "
+                "the model's words: give --resume MODEL")
     if args.batch_size % args.small_batch_size:
         p.error(f"--small_batch_size {args.small_batch_size} does not divide --batch_size "
                 f"{args.batch_size}")

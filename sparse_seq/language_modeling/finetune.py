@@ -7,9 +7,9 @@ longer improves (Merity et al. 2017, section 5).
     -> test perplexity 56.6 and 57.0 on the Penn Treebank (published)
 
 The model comes from --save, where main.py put it, and so do its sizes and dropouts: flags that say
-otherwise have no effect. The texts are those that it was trained on, or with --data others, read
-with its words: unknown ones become <unk>, counted and named. The result is
---save/finetune_model.pt.
+otherwise have no effect. The texts are those that it was trained on, or with --data others. Its
+words stay (unknown ones are read as <unk>, counted and named); --vocabulary data takes the words of
+the texts. The result is --save/finetune_model.pt.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from sparse_seq.language_modeling import args as flags
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = flags.parser(
         "Fine-tuning of a dense or sparse AWD-LSTM",
-        data="folder with train.txt, valid.txt, test.txt, read with the model's words, unknown "
-             "ones as <unk> (None: the texts that main.py left in --save)")
+        data="folder with train.txt, valid.txt, test.txt (None: the texts that main.py left in "
+             "--save)")
     flags.add_dropouts(parser)
     parser.set_defaults(data=None)
     return flags.parse(parser, argv)
@@ -48,6 +48,7 @@ from sparse_seq.language_modeling.run import (
     NOTHING_STORED,
     Recipe,
     Run,
+    for_other_words,
     introduce,
     load_corpus,
     make_model,
@@ -75,33 +76,38 @@ SHORTEST = 100     # epochs before early stopping may trigger
 
 # --------------------------------------------------------------------------------- data and model
 def load_texts(args: argparse.Namespace, keeper: Keeper) -> Corpus:
-    """Those that main.py left in --save, or with --data others. Raises BadInput."""
+    """Those that main.py left in --save, or with --data others, by default with the words of the
+    model. Raises BadInput."""
     kept, trained = (Path(args.save) / name for name in ("corpus.pt", "model.pt"))
     with bad_input("--save: "):
         corpus = Corpus.from_content(files.read(kept)) if kept.is_file() else None
         if args.data is not None:
-            words = words_in_file(files.read(trained))
-            words = words or (corpus.words if corpus else None)
+            words = None
+            if args.vocabulary == "model":
+                words = words_in_file(files.read(trained)) or (corpus.words if corpus else None)
             return load_corpus(args, keeper, words)
     if corpus is None:
         raise BadInput(f"--save: there is no file {kept}; give the texts with --data")
     return corpus
 
 
-def load_model(args: argparse.Namespace, corpus: Corpus) -> LanguageModel:
+def load_model(args: argparse.Namespace, corpus: Corpus, keeper: Keeper) -> LanguageModel:
     """What main.py left; for an original's state_dict, the flags give sizes and dropouts."""
     with bad_input("--save: "):
         trained = files.read(Path(args.save) / "model.pt")
         if not is_ours(trained):
-            model = make_model(args, len(corpus.words))
+            model, state = make_model(args, len(corpus.words)), trained
         elif "config" not in trained:
             raise ValueError(f"the model in {args.save} is not one that main.py wrote")
-        elif trained["vocabulary"] != corpus.digest():
+        elif trained["vocabulary"] == corpus.digest():
+            model, state = LanguageModel(**trained["config"]), weights_of(trained)
+        elif args.vocabulary == "data" and "word_list" in trained:
+            model = LanguageModel(**trained["config"] | {"ntoken": len(corpus.words)})
+            state = for_other_words(trained, model, corpus.words, keeper)
+        else:
             raise ValueError(f"the model in {args.save} was trained on other words than those of "
                              f"{args.data or 'its corpus.pt'}")
-        else:
-            model = LanguageModel(**trained["config"])
-        load_weights(model, weights_of(trained))
+        load_weights(model, state)
     return model
 
 
@@ -109,7 +115,7 @@ def build(args: argparse.Namespace, keeper: Keeper) -> Run:
     """The trained model and averaged SGD, or what --continue_train names."""
     corpus = load_texts(args, keeper)
     run = make_run(keeper, Recipe(optimizer="asgd", length_seed=LENGTH_SEED), corpus,
-                   load_model(args, corpus))
+                   load_model(args, corpus, keeper))
     if args.continue_train and keeper.found is None:
         start_from_best(run)
     return run

@@ -23,11 +23,20 @@ from sparse_seq.language_modeling.model import Hidden, LanguageModel, TrainingLo
 from sparse_seq.language_modeling.utils import batchify
 from sparse_seq.rnn import SparseLSTM
 from sparse_seq.weights import FORMAT, is_ours, load_weights, weights_of
-from texts.vocabulary import UnknownWords, pack, sentence_about, words_in_file
+from texts.vocabulary import (
+    UnknownWords,
+    instead,
+    pack,
+    sentence_about,
+    sentence_about_vectors,
+    with_words,
+    words_in_file,
+)
 
 HERE = Path(__file__).resolve().parent
 NOTHING_STORED = 1e8              # "best validation loss" before the first
 VALID_COLUMNS, TEST_COLUMNS = 10, 1
+ROWS = ("encoder.embedders.0.weight", "encoder.decoder_bias")  # a row per word
 
 
 @dataclass(frozen=True)
@@ -144,9 +153,10 @@ def load_corpus(args: Namespace, keeper: Keeper, words: list[str] | None = None)
         try:
             return (Corpus.read(args.data, args.ordering) if words is None
                     else Corpus.read_with(words, args.data))
-        except UnknownWords:
+        except UnknownWords as error:
             if not keeper.found:
-                raise
+                # In several blocks a model cannot have them, see for_other_words.
+                raise ValueError(f"{error}{instead(args) * (args.emblocks == 1)}") from error
             return Corpus.read(args.data, args.ordering)  # for the Keeper to refuse by file name
     corpus = load_in_turn(keeper.fabric, load, "--data",
                           f"./getdata.sh {name} fetches it" if name else "")
@@ -156,10 +166,12 @@ def load_corpus(args: Namespace, keeper: Keeper, words: list[str] | None = None)
 
 
 def words_of_start(keeper: Keeper) -> list[str] | None:
-    """The words of the model or the run that this one starts from; None if its file lists none, or
-    there is none."""
+    """The words with which the texts are read: those of the model or the run that this one starts
+    from. None if its file lists none, or there is none, or a model gets the words of the texts."""
     content = keeper.found or keeper.weights
     flag = "--resume: "
+    if keeper.args.vocabulary == "data" and not keeper.found:
+        return None
     if content is None and keeper.args.continue_train:
         flag = "--continue_train: "
         with bad_input(flag):
@@ -275,11 +287,27 @@ def start_from_best(run: Run) -> None:
 
 def start_from(run: Run, content: dict) -> None:
     """--resume MODEL: its weights, a fresh optimizer and epoch count. Raises BadInput."""
-    if is_ours(content) and content.get("vocabulary") != run.corpus.digest():
-        raise BadInput(f"--resume: the model was trained on other words than those in "
-                       f"{run.args.data}")
     with bad_input("--resume: "):
-        load_weights(run.model, weights_of(content))
+        state = weights_of(content)
+        if is_ours(content) and content.get("vocabulary") != run.corpus.digest():
+            if run.args.vocabulary == "model" or "word_list" not in content:
+                raise ValueError("the model was trained on other words than those in "
+                                 f"{run.args.data}")
+            state = for_other_words(content, run.model, run.corpus.words, run.keeper)
+        load_weights(run.model, state)
+
+
+def for_other_words(content: dict, model: LanguageModel, words: list[str], keeper: Keeper
+                    ) -> dict[str, Tensor]:
+    """--vocabulary data: the weights of a model file for `model`, which was made for `words`.
+    Raises ValueError."""
+    if len(model.encoder.embedders) > 1:
+        raise ValueError("--vocabulary data: in an embedding of several blocks (--emblocks) a "
+                         "word's place among all words decides how long its vector is, and it has "
+                         "another place among those of the texts: leave --vocabulary out")
+    known = words_in_file(content) or []
+    keeper.say(sentence_about_vectors(known, words))
+    return with_words(content["model"], ROWS, known, words, model.state_dict())
 
 
 def keep_corpus(run: Run, sources: list[str]) -> None:

@@ -9,7 +9,8 @@ import torch
 from harness import files
 from sparse_seq.language_modeling import finetune, score
 from sparse_seq.language_modeling import main as lm
-from tests.sparse_seq.small import SPARSE, run, write_texts
+from tests.sparse_seq.small import SPARSE, ends, run, write_texts
+from texts.vocabulary import unpack
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,47 @@ def test_runs_go_on_with_the_models_words(trained, tmp_path, capsys):
         assert said in capsys.readouterr().out
     for name in ("run/finetune_model.pt", "run/finetune_state.pt", "new/model.pt", "new/state.pt"):
         assert torch.equal(files.read(tmp_path / name)["word_list"], words)
+
+
+@pytest.mark.parametrize("script", [lm, finetune], ids=["main", "finetune"])
+def test_a_model_gets_the_words_of_other_texts(script, trained, tmp_path, capsys):
+    """Words that it knows keep their vectors, the others get new ones; and resumed. Not in an
+    embedding of several blocks."""
+    folder, _ = trained
+    write_texts(tmp_path / "texts")
+    old = ["--max-steps", "1", "--lr", "1e-9", "--wdecay", "0"]
+    run(lm, tmp_path, *old)
+    (tmp_path / "texts/train.txt").write_text("w9 yak w1\nw2 w1 w1 w2 w1\n" * 20)
+    own = [*old, "--vocabulary", "data", "--data", str(tmp_path / "texts")]
+    start, save = [], tmp_path / "run/finetune_model.pt"
+    if script is lm:
+        start, save = ["--resume", str(tmp_path / "run/model.pt")], tmp_path / "new/model.pt"
+        own += ["--save", str(tmp_path / "new")]
+    run(script, tmp_path, *own, *start)
+    assert "words keep the vectors that the model has for them, 1 begin anew" in (
+        capsys.readouterr().out)
+    before, after = (files.read(path) for path in (tmp_path / "run/model.pt", save))
+    known, words = unpack(before["word_list"]), unpack(after["word_list"])
+    assert "yak" in words
+    for name in ("encoder.embedders.0.weight", "encoder.decoder_bias"):
+        for word in set(known) & set(words):
+            torch.testing.assert_close(after["model"][name][words.index(word)],
+                                       before["model"][name][known.index(word)], atol=1e-6, rtol=0)
+    assert run(script, tmp_path, *own, "--max-steps", "2", "--resume").progress.step == 2
+    sparse = [*SPARSE, "--n_experts", "2"] if script is lm else []
+    where = (["--resume", str(folder / "run/model.pt")] if script is lm else
+             ["--save", str(folder / "run")])
+    assert "in an embedding of several blocks (--emblocks) a word's place" in ends(
+        capsys, 2, script, tmp_path, *own, *sparse, *where)
+
+
+def test_continue_train_keeps_the_models_words(capsys):
+    """And the optimizer, whose averages are of these words."""
+    with pytest.raises(SystemExit) as stop:
+        lm.parse_args(["--continue_train", "--vocabulary", "data"])
+    assert stop.value.code == 2
+    assert "error: --vocabulary data: --continue_train goes on with the optimizer too" in (
+        capsys.readouterr().err)
 
 
 def test_a_file_of_before_takes_the_words_of_corpus_pt(trained, tmp_path, capsys):
