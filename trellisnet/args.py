@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness import flags
 from harness.flags import OnOff
+from texts.flags import add_vocabulary
 
 DATASETS = ("ptb", "pydoc")  # of character PTB
 RATES = ("dropout", "dropouti", "wdrop", "emb_dropout", "dropouth", "dropoutl")
@@ -53,6 +54,7 @@ def add_language_model(parser: argparse.ArgumentParser, **defaults) -> None:
     group.add_argument("--last-word-padding", action=OnOff, default=True,
                        help="as in the original, the last word's vector learns from the decoder "
                             "alone")
+    add_vocabulary(group)
     group.add_argument("--load_weight", default="", metavar="FILE",
                        help="start from a state_dict as the original wrote it")
     parser.set_defaults(**defaults)
@@ -63,9 +65,14 @@ TASKS = {"word_PTB": "word_PTB/data/penn", "word_WT103": "word_WT103/data/wikite
 
 
 def add_trained(parser: argparse.ArgumentParser) -> None:
-    """For generate.py and score.py: what a model file of before it held its words leaves open."""
+    """For generate.py and score.py: what a model file of before it held its words leaves open, and
+    an original's state_dict."""
     parser.add_argument("--task", default=None, choices=TASKS,
-                        help="which script trained it (None: the file tells)")
+                        help="which script trained it (None: the file tells; an original's "
+                             "state_dict does not)")
+    parser.add_argument("--trained-with", default="", metavar="FLAGS",
+                        help="an original's state_dict: the flags that made it, in quotes, where "
+                             "they are not the script's defaults, which fit the released weights")
     parser.add_argument("--data", default=None, metavar="DIR",
                         help="texts that it was trained on, if its file does not hold its "
                              "vocabulary (None: the task's)")
@@ -107,8 +114,7 @@ def add_run(parser: argparse.ArgumentParser, name: str, here: Path) -> None:
                        help="best model (None: NAME.pt in the working directory); the training "
                             "state goes beside it as FILE.state")
     group.add_argument("--load", default="", metavar="FILE",
-                       help="start from a model file of ours, with its sizes and its words: words "
-                            "of --data that it does not know are read as <unk>, counted and named")
+                       help="start from a model file of ours, with its sizes")
     group.add_argument("--eval", action="store_true", help="evaluate, print, stop")
     flags.add_run(parser, here / "logs")
     flags.add_machine(parser)

@@ -23,7 +23,8 @@ from trellisnet.args import add_trained
 def parse_args(argv: list[str] | None = None) -> Namespace:
     p = flags.parser("Samples text from a trained TrellisNet language model")
     p.add_argument("--load", required=True, metavar="FILE",
-                   help="model file of word_ptb.py, word_wt103.py or char_ptb.py")
+                   help="model file of word_ptb.py, word_wt103.py or char_ptb.py, or an original's "
+                        "state_dict (with --task and --data)")
     add_trained(p)
     p.add_argument("--prompt", default="", metavar="TEXT", help="text to go on from")
     p.add_argument("--words", type=int, default=100, metavar="N", help="tokens to generate")

@@ -4,6 +4,7 @@
     echo "the company said" | python score.py Trellis_wordPTB.pt --independent --per-token
     python score.py Trellis_wordPTB.pt word_PTB/data/penn/test.txt --totals --like-test
     -> the test perplexity that word_ptb.py ends with
+    python score.py trellisnet_ptb.pkl mine.txt --task word_PTB      (the released weights)
 """
 
 import sys
@@ -28,7 +29,8 @@ first --horizon tokens of each not predicted: the same text, the same perplexity
 def parse_args(argv: list[str] | None = None) -> Namespace:
     p = flags.parser("Scores a text with a trained TrellisNet language model")
     text_flags.describe(p, more=LIKE_TEST)
-    text_flags.add_text(p, "model file of word_ptb.py, word_wt103.py or char_ptb.py")
+    text_flags.add_text(p, "model file of word_ptb.py, word_wt103.py or char_ptb.py, or an "
+                            "original's state_dict (with --task and --data)")
     p.add_argument("--like-test", action="store_true",
                    help="read the text as the training script reads its test text")
     add_trained(p)

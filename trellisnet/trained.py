@@ -1,7 +1,10 @@
 """A trained language model with its words, for generate.py and score.py."""
 
+import shlex
+import sys
 from argparse import Namespace
 from dataclasses import dataclass
+from importlib import import_module
 
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -9,6 +12,7 @@ from torch import Tensor
 from harness.endings import BadInput, bad_input
 from harness.home import home
 from harness.inputs import load_in_turn
+from loading.weights import bare_names
 from texts.words import EOS
 from trellisnet import model_files
 from trellisnet.args import TASKS
@@ -17,6 +21,7 @@ from trellisnet.char_PTB.data import Characters
 from trellisnet.lm import TrainingLoss, TrellisNetLM
 from trellisnet.release1 import SCRIPTS
 from trellisnet.text import Corpus
+from trellisnet.weights import load_original_state
 from trellisnet.word_PTB import model as word_model
 from trellisnet.word_PTB.data import load_corpus
 from trellisnet.word_WT103 import model as wt103_model
@@ -48,9 +53,14 @@ class Trained:
 
 
 def load_trained(flag: str, path: str, args: Namespace, fabric: Fabric) -> Trained:
-    """The model in a file of ours. args: `task`, or None for the file's own; `data` and `dataset`,
-    for the vocabulary of a file that does not hold it. Raises BadInput."""
-    content = model_files.read(path, flag)
+    """The model in a file of ours, or in a state_dict of the original's.
+
+    args: `task`, or None for the file's own; `data` and `dataset`, for the vocabulary of a file
+    that does not hold it; `trained_with`, for a state_dict. Raises BadInput.
+    """
+    content = model_files.read(path, flag, original=True)
+    if "format" not in content:
+        return load_original(flag, path, content, args, fabric)
     settings = Namespace(**content["args"])
     task = args.task or task_of(settings)
     if task not in BUILD:
@@ -71,6 +81,31 @@ def load_trained(flag: str, path: str, args: Namespace, fabric: Fabric) -> Train
         raise BadInput(f"{flag} {path} is no model of --task {task}: give the script that trained "
                        "it") from None
     return Trained(fabric.to_device(loss).eval(), words, task, settings, spaced)
+
+
+def load_original(flag: str, path: str, state: dict, args: Namespace, fabric: Fabric) -> Trained:
+    """load_trained of a state_dict with the original's names, such as the released weights. Raises
+    BadInput."""
+    what, task = f"{flag} {path}", args.task
+    if task is None:
+        raise BadInput(f"{what} holds weights alone, as the original wrote them: say which script "
+                       f"trained them, --task {' or '.join(BUILD)}, and on which texts, --data DIR")
+    script = next(each for each in SCRIPTS.values() if f"/{task}/" in each)
+    main = import_module(script.removesuffix(".py").replace("/", "."))
+    settings = main.parse_args(shlex.split(args.trained_with))
+    data = args.data or str(HERE / TASKS[task])
+    corpus = read_corpus(data, task, args.dataset, fabric)
+    encoder = bare_names(state).get("encoder.weight")
+    if encoder is not None and len(encoder) != len(corpus):
+        raise BadInput(f"{what} knows {len(encoder)} words, --data {data} has {len(corpus)}: give "
+                       "the texts that it was trained on")
+    with bad_input(f"{what} (as {script} {args.trained_with or 'by default'}): "):
+        loss = BUILD[task](settings, len(corpus))
+        load_original_state(loss.model, state)
+    if any(True for _ in loss.criterion.parameters()):
+        print(f"{what} has no parameters of the split softmax: they are zero", file=sys.stderr)
+    return Trained(fabric.to_device(loss).eval(), corpus.words, task, settings,
+                   getattr(corpus, "spaced", False))
 
 
 def task_of(settings: Namespace) -> str:

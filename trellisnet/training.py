@@ -149,7 +149,7 @@ def build(args: Namespace, keeper: Keeper, corpus: Corpus,
     if args.wnorm:
         keeper.say("Weight normalization applied")
     if not keeper.found:
-        take_weights(run, given)
+        take_weights(run, given, corpus)
         run.start(args.optim)
     release1.adopt_best(keeper)
     keeper.resume(run, on_ctrl_c=closing_test)
@@ -159,19 +159,13 @@ def build(args: Namespace, keeper: Keeper, corpus: Corpus,
     return run
 
 
-def take_weights(run: TextRun, given: dict | None) -> None:
+def take_weights(run: TextRun, given: dict | None, corpus: Corpus) -> None:
     """Puts the weights of --load's file (`given`) or --load_weight's into a fresh run's model.
     Raises BadInput."""
-    args, facts = run.args, run.facts
+    args = run.args
     if given:
-        if "words" not in given:
-            raise BadInput(f"--load: {args.load} is no language model")
-        if given["words"] != facts["words"]:
-            raise BadInput(f"--load: {args.load} knows {given['words']} words, --data has "
-                           f"{facts['words']}")
-        if given["vocabulary"] != facts["vocabulary"]:
-            raise BadInput(f"--load: {args.load} was trained on other words than those of --data")
-        model_files.load_weights(run.loss, given["model"], args.load)
+        state = model_files.weights_for(corpus, run.loss, given, args, run.keeper.say)
+        model_files.load_weights(run.loss, state, args.load)
     if args.load_weight:
         with bad_input("--load_weight: "):
             load_original_state(run.model, files.read(args.load_weight))

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from harness import files
-from tests.trellisnet.small import LANGUAGE_MODELS, flags_of, script, train, write_data
+from tests.trellisnet.small import FLAGS, LANGUAGE_MODELS, flags_of, script, train, write_data
 from tests.trellisnet.small_lm import loss_of, model, words
+from texts.vocabulary import unpack
 from trellisnet import generate, score
 from trellisnet.lm import reading
 from trellisnet.trained import log_probability
@@ -101,13 +102,41 @@ def test_other_texts_are_read_with_the_models_words(trained, tmp_path, capsys):
         with pytest.raises(SystemExit) as stop:
             script(task).main(flags)
         assert stop.value.code == 2
-        assert "the model does not know z, e, b, r, a, and" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "the model does not know z, e, b, r, a, and its vocabulary has no <unk>: " \
+            "--vocabulary data takes the texts' words instead" in said
         return
     run = script(task).main(flags)
     assert "(1 words) unknown to the model, read as <unk>: zebra" in capsys.readouterr().out
     kept = files.read(folder / "m.pt")
     assert run.facts["vocabulary"] == kept["vocabulary"]
     assert torch.equal(run.facts["word_list"], kept["word_list"])
+
+
+def test_a_model_gets_the_words_of_other_texts(trained, tmp_path, capsys):
+    """Words that it knows keep their vectors, the others get new ones; and resumed."""
+    task, folder, _ = trained
+    (tmp_path / "texts").mkdir()
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"texts/{split}.txt").write_text("w9 zebra w1\nw2 w1 w1 w2 w1\n" * 20)
+    splits = ["--splits", "3"] if task == "wt" else []
+    flags = [*flags_of(task, tmp_path, "--load", folder / "m.pt", "--lr", "1e-9", *splits),
+             "--vocabulary", "data"]
+    run = script(task).main([*flags, "--max-steps", "1"])
+    known, own = (unpack(content["word_list"]) for content in (files.read(folder / "m.pt"),
+                                                               files.read(tmp_path / "m.pt")))
+    new = len(set(own) - set(known))
+    assert new > 0
+    assert (f"--vocabulary data: {len(own) - new} of {len(own)} words keep the vectors that the "
+            f"model has for them, {new} begin anew") in capsys.readouterr().out
+    theirs, ours = (files.read(path)["model"]["model.encoder.weight"]
+                    for path in (folder / "m.pt", tmp_path / "m.pt"))
+    for word in set(own) & set(known):
+        torch.testing.assert_close(ours[own.index(word)], theirs[known.index(word)], atol=1e-6,
+                                   rtol=0)
+    if task == "wt":
+        assert run.args.splits == [3]
+    assert script(task).main([*flags, "--max-steps", "2", "--resume"]).progress.step == 2
 
 
 def test_a_file_of_before_takes_the_words_of_data(trained, tmp_path, capsys):
@@ -119,3 +148,31 @@ def test_a_file_of_before_takes_the_words_of_data(trained, tmp_path, capsys):
     found = scores(tmp_path, (folder / "test.txt").read_text(), capsys, "--like-test", "--data",
                    str(folder / "away"), *dataset)
     assert found["test_loss"] == pytest.approx(loss, rel=1e-6)
+
+
+def test_weights_as_the_original_wrote_them(trained, tmp_path, capsys):
+    """Its state_dict, here the closing test's, with the task, the texts and the flags."""
+    task, folder, _ = trained
+    name = {"word": "word_PTB", "wt": "word_WT103", "char": "char_PTB"}[task]
+    weights = folder / "weights/m.pt.pkl"
+    text = (folder / "test.txt").read_text()
+    expected = scores(folder, text, capsys)
+    argv = [str(weights), str(folder / "text.txt"), "--json", "--device", "cpu"]
+    given = FLAGS[task].replace("--data texts", "").replace("--splits 8 20", "--splits")
+    more = ["--task", name, "--trained-with", given, "--data", str(folder / "away"),
+            *(["--dataset", "pydoc"] if task == "char" else [])]
+    score.main([*argv, *more])
+    found = json.loads(capsys.readouterr().out)
+    if task == "wt":  # without the split softmax's own parameters, which the file does not hold
+        assert found["tokens"] == expected["tokens"]
+    else:
+        assert found["log_probability"] == pytest.approx(expected["log_probability"], rel=1e-6)
+    refusals = [([], "say which script trained them, --task word_PTB or word_WT103 or char"),
+                ([*more, "--data", str(tmp_path)], "train.txt in")]
+    if task == "word":  # the others' models are large by default
+        refusals.append(([*more, "--trained-with", ""], "the sizes differ"))
+    for flags, why in refusals:
+        with pytest.raises(SystemExit) as stop:
+            score.main([*argv, *flags])
+        assert stop.value.code == 2
+        assert why in capsys.readouterr().err
