@@ -119,8 +119,11 @@ class RNNModel(nn.Module):
         """words (T, B) int64, hidden as from init_hidden.
 
         Returns result (T*B, H_last) after the output dropout and the new hidden; with return_h also
-        the layers' raw outputs and their dropped outputs, lists of L tensors (T, B, H).
+        the layers' raw outputs and their dropped outputs, lists of L tensors (T, B, H). Raises
+        ValueError for no time step.
         """
+        if words.shape[0] == 0:
+            raise ValueError(f"RNNModel takes words (T, B), T at least 1, not {tuple(words.shape)}")
         # Masks are drawn in the original's order: word mask, input mask, then each layer's weight
         # mask and its output mask. So a seeded run on the CPU repeats the original's numbers.
         x = embedding_dropout(self.encoder, words, self.dropoute, self.training, self.padding_idx)

@@ -59,11 +59,12 @@ class QRNNLayer(nn.Module):
         self.prevX = None
 
     def forward(self, X, hidden=None):
-        """X (T,B,I), hidden None, (B,H) or (1,B,H) -> output (T,B,H), last cell state (1,B,H)."""
-        if not isinstance(X, Tensor) or X.dim() != 3:
+        """X (T,B,I), hidden None, (B,H) or (1,B,H) -> output (T,B,H), last cell state (1,B,H).
+        Raises ValueError for other shapes and for no time step."""
+        if not isinstance(X, Tensor) or X.dim() != 3 or X.shape[0] == 0:
             got = tuple(X.shape) if isinstance(X, Tensor) else f"a {type(X).__name__}"
-            raise ValueError(f"QRNNLayer takes a tensor (T, B, {self.input_size}), not {got}; of a "
-                             "PackedSequence give pad_packed_sequence(it)[0]")
+            raise ValueError(f"QRNNLayer takes a tensor (T, B, {self.input_size}), T at least 1, "
+                             f"not {got}; of a PackedSequence give pad_packed_sequence(it)[0]")
         y = self.linear(self._frames(X))  # (T,B,3H) = Z, F, O
         if self.window > 1 and self.save_prev_x and not exporting():
             self.prevX = X[-1:].detach().clone()  # a copy, so as not to hold on to all of X

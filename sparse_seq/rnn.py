@@ -226,9 +226,9 @@ class SparseLSTM(nn.Module):
         if isinstance(input, PackedSequence):
             raise TypeError("SparseLSTM takes a tensor (T, B, I), not a PackedSequence: give "
                             "pad_packed_sequence(input)[0]")
-        if input.dim() != 3 or input.shape[2] != self.input_size:
-            raise ValueError(f"SparseLSTM takes an input (T, B, {self.input_size}), got "
-                             f"{tuple(input.shape)}")
+        if input.dim() != 3 or input.shape[2] != self.input_size or input.shape[0] == 0:
+            raise ValueError(f"SparseLSTM takes an input (T, B, {self.input_size}), T at least 1, "
+                             f"got {tuple(input.shape)}")
         wanted = (2 if self.bidirectional else 1, input.shape[1], self.hidden_size)
         if hidden is None:
             zeros = input.new_zeros(wanted)

@@ -126,10 +126,11 @@ class TrellisNet(nn.Module):
         Returns output (L-start, N, nout), auxiliary outputs (M, L-start, N, nout) and the top
         level's (h, c) at the last time step, each (N, H). Raises ValueError for other inputs.
         """
-        if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[2] != self.ninp:
+        if (not isinstance(x, Tensor) or x.dim() != 3 or x.shape[2] != self.ninp
+                or x.shape[0] == 0):
             got = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
-            raise ValueError(f"TrellisNet takes a tensor (L, N, {self.ninp}), time first, not "
-                             f"{got}")
+            raise ValueError(f"TrellisNet takes a tensor (L, N, {self.ninp}), time first and L at "
+                             f"least 1, not {got}")
         weights = self.effective_weight("weight1"), self.effective_weight("weight2")
         h0, c0 = self.init_hidden(x.shape[1]) if hidden is None else hidden
         given = (x, *weights, self.bias2, h0, c0, self.hidden_mask(x), self.dilations, self.nout,

@@ -111,7 +111,10 @@ class LanguageModel(nn.Module):
 
     def run_layers(self, words: Tensor, hidden: Hidden) -> Outputs:
         """words (T, B) -> the last output after dropout (T, B, H), new states, and all layers'
-        outputs before and after dropout."""
+        outputs before and after dropout. Raises ValueError for no time step."""
+        if words.shape[0] == 0:
+            raise ValueError("LanguageModel takes words (T, B), T at least 1, not "
+                             f"{tuple(words.shape)}")
         x, states, raw, dropped = self.encoder(words), [], [], []
         for i, layer in enumerate(self.rnns):
             y, state = layer(x, hidden[i])

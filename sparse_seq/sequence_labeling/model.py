@@ -43,7 +43,10 @@ class Tagger(nn.Module):
 
     def forward(self, words: Tensor, lengths: Tensor) -> Tensor:
         """words (T, B) int64, lengths (B) falling, on the CPU -> scores (N, tags), in packed order:
-        time step by time step over the sentences that are that long."""
+        time step by time step over the sentences that are that long. Raises ValueError for no time
+        step."""
+        if words.shape[0] == 0:
+            raise ValueError(f"Tagger takes words (T, B), T at least 1, not {tuple(words.shape)}")
         x = self.word_embeddings(words)                                           # (T, B, E)
         if x.device.type == "cpu":
             x = self._recurrent(x, lengths)                                       # (N, 2H)

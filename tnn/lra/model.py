@@ -203,6 +203,9 @@ class LraModel(nn.Module):
         self.decoder = named(DECODERS, kind, "decoder")(d, classes, **decoder)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Raises ValueError for sequences without a position."""
+        if x.shape[1] == 0:
+            raise ValueError(f"LraModel takes x (b, n, ...), n at least 1, not {tuple(x.shape)}")
         padding = None
         if self.mask_padding and lengths is not None and int(lengths.min()) < x.shape[1]:
             padding = torch.arange(x.shape[1], device=x.device) >= lengths.unsqueeze(1)

@@ -156,9 +156,13 @@ class ToeplitzOperator(KeepingModule):
     def mix(self, x: Tensor, normalize: bool = False) -> Tensor:
         """x (B, E, n) -> the same. With normalize each output is divided by its matrix row's sum.
 
-        In evaluation without gradients the coefficients' spectrum is kept (kept.py).
+        In evaluation without gradients the coefficients' spectrum is kept (kept.py). Raises
+        ValueError for no position.
         """
         n = x.shape[-1]
+        if n == 0:
+            raise ValueError(f"{type(self).__name__} takes sequences of at least one position, not "
+                             f"x (B, E, n) = {tuple(x.shape)}")
         K = self.lags_that_count(n, x.dtype)
         if (self.training or torch.is_grad_enabled() or n <= DENSE_UP_TO
                 or torch.compiler.is_compiling()):
