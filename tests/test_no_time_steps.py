@@ -8,6 +8,7 @@ import awd_lstm
 import sparse_seq
 import tnn
 import trellisnet
+from awd_lstm.scratch.model import AWD_LSTM
 
 WORDS, TOKENS = torch.zeros(0, 3, dtype=torch.long), torch.zeros(3, 0, dtype=torch.long)
 FRAMES, ROWS = torch.zeros(0, 3, 6), torch.zeros(3, 0, 8)
@@ -18,9 +19,16 @@ def of_language_model(model):
     return model(WORDS, model.init_hidden(3))
 
 
+def from_scratch(hoist):
+    model = AWD_LSTM(20, 6, 8, 2, hoist=hoist)
+    return model(WORDS, model.init_hiddens(3))
+
+
 CALLS = {
     **{f"RNNModel {kind}": lambda kind=kind: of_language_model(
         awd_lstm.RNNModel(kind, 20, 6, 8, 2)) for kind in awd_lstm.MODELS},
+    **{f"AWD_LSTM, hoist {hoist}": lambda hoist=hoist: from_scratch(hoist)
+       for hoist in (False, True)},
     **{f"QRNNLayer, window {window}": lambda window=window: awd_lstm.QRNNLayer(
         6, 8, window=window)(FRAMES) for window in (1, 2)},
     "QRNN": lambda: awd_lstm.QRNN(6, 8, 2)(FRAMES, torch.zeros(2, 3, 8)),

@@ -164,8 +164,11 @@ class AWD_LSTM(nn.Module):
 
     def forward(self, words: Tensor, hidden: Hidden) -> tuple[Tensor, Tensor, Hidden]:
         """words (T, B) and the state before them -> the last layer's output with and without
-        dropout, (T, B, E) each, and the state after them. Logits are decoder(output).
+        dropout, (T, B, E) each, and the state after them. Logits are decoder(output). Raises
+        ValueError for no time step.
         """
+        if words.shape[0] == 0:
+            raise ValueError(f"AWD_LSTM takes words (T, B), T at least 1, not {tuple(words.shape)}")
         x = self.embedding_dropout(words)                                     # (T, B, E)
         if self.hoist and not self.mask_per_step:
             return self.forward_hoisted(x, hidden)
