@@ -33,6 +33,9 @@ SIGNATURES = {
     "lstm_bf16_backward": ("nnn ppp pp ppp p n", ("f32",)),
     "has_bf16_instructions": ("-> n", ("f32",)),
     "draw_mask": ("n dd pp", ("f32",)),
+    "rms_norm_forward": ("nnd n pp ppp n", ("f32",)),
+    "rms_norm_backward": ("nnd n ppp ppp n", ("f32",)),
+    "add_bf16": ("n ppp n", ("f32",)),
 }
 _TYPES = {"n": ctypes.c_long, "d": ctypes.c_double, "p": ctypes.c_void_p}
 

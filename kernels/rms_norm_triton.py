@@ -53,10 +53,12 @@ def _launch(kernel, x, eps, *arrays):
                                            BLOCK=block, num_warps=min(max(block // 512, 4), 16))
 
 
-def forward(x, eps):
-    """x (..., d) contiguous -> y like x, and r (...) in float32 or float64."""
+def forward(x, eps, dtype=None):
+    """x (..., d) contiguous -> y like x, in `dtype` (None: x's), and r (...) in float32 or
+    float64."""
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    y, r = torch.empty_like(x), torch.empty(x.shape[:-1], dtype=wide, device=x.device)
+    y = torch.empty_like(x, dtype=dtype or x.dtype)
+    r = torch.empty(x.shape[:-1], dtype=wide, device=x.device)
     _launch(_forward_kernel, x, eps, x, y, r)
     return y, r
 

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from kernels import rms_norm
 from sparse_seq.language_modeling.model import target_log_prob, target_log_prob_plain
 from sparse_seq.parallel import _Exchange, _ReadByAll
 from tests.kernels import test_second_derivatives as of_kernels
@@ -23,7 +24,7 @@ from tnn import TnnBlock
 from tnn.im.model import Block
 from tnn.network import fused, fused_plain
 from tnn.network.grid import toeplitz_rows
-from tnn.network.norms import SimpleRMSNormByHand, rms_normalized
+from tnn.network.norms import EPS, SimpleRMSNormByHand, rms_normalized
 from tnn.network.toeplitz import toeplitz_matrix, toeplitz_product
 from trellisnet.levels import trellis_levels
 from trellisnet.levels_plain import trellis_plain
@@ -42,6 +43,20 @@ def bits(count):
 
 def mask(count):
     return fused.keep_mask(bits(count), RATE, torch.float32)
+
+
+def mixed(function):
+    """function(x, y) with y rounded to bfloat16, and the results widened."""
+    def call(x, y):
+        results = function(x, y.bfloat16())
+        results = (results,) if isinstance(results, torch.Tensor) else results
+        return tuple(result.float() for result in results)
+    return call
+
+
+def summed_and_normed(x, y):
+    total = x + y
+    return total, rms_norm.rms_normalized_plain(total, EPS, y.dtype)
 
 
 def of_first_lags(x, t):
@@ -73,6 +88,9 @@ OPERATIONS = of_kernels.OPERATIONS | {
     "gated_grid": (fused.gated_grid, fused_plain.gated_grid,
                    [(2, 3, 4, 2, 5), (3, 4, 4), (3, 5, 5)]),
     "rms norm": (SimpleRMSNormByHand(), rms_normalized, [(5, 7)]),
+    "sum": (mixed(rms_norm.added), mixed(torch.add), [(5, 7), (5, 7)]),
+    "sum and norm": (mixed(lambda x, y: rms_norm.added_and_normalized(x, y, EPS)),
+                     mixed(summed_and_normed), [(5, 7), (5, 7)]),
     "target_log_prob": (lambda z: target_log_prob(z * 1, of_kernels.TARGETS),
                         lambda z: target_log_prob_plain(z, of_kernels.TARGETS), [(5, 130)]),
     "trellis_levels": (lambda *i: trellis_levels(*i, None, (1, 2, 1), 3, 0, (0,)),

@@ -22,6 +22,16 @@ INLINE Bf16 rounded(float x) {
     return Bf16((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+// The first n numbers (as `load`), as floats: exact.
+INLINE Vec<float> widened(const Bf16* p, long n) {
+    typedef uint16_t Half __attribute__((vector_size(VECTOR_BYTES / 2)));
+    typedef uint32_t Bits __attribute__((vector_size(VECTOR_BYTES)));
+    Half half = {};
+    if (n >= LANES<float>) std::memcpy(&half, p, sizeof half);
+    else for (long i = 0; i < n; ++i) half[i] = p[i];
+    return (Vec<float>)(__builtin_convertvector(half, Bits) << 16);
+}
+
 #if defined(__AVX512BF16__)
 constexpr bool BF16_INSTRUCTIONS = true;
 typedef __m512bh Pairs;
@@ -58,7 +68,13 @@ INLINE Vec<float> dot(Vec<float> sum, Pairs a, Pairs b) {
     sum += (Vec<float>)(a & 0xffff0000u) * (Vec<float>)(b & 0xffff0000u);
     return sum + (Vec<float>)(a << 16) * (Vec<float>)(b << 16);
 }
+// `rounded` on whole registers.
 INLINE void store_rounded(Bf16* p, Vec<float> v, long n) {
-    for (long i = 0; i < LANES<float> && i < n; ++i) p[i] = rounded(v[i]);
+    typedef uint16_t Half __attribute__((vector_size(VECTOR_BYTES / 2)));
+    const Pairs bits = (Pairs)v;
+    const Pairs nearest = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    const Half r = __builtin_convertvector(v == v ? nearest : bits >> 16 | 0x40, Half);
+    if (n >= LANES<float>) std::memcpy(p, &r, sizeof r);
+    else for (long i = 0; i < n; ++i) p[i] = r[i];
 }
 #endif

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tnn.network.glu import GLU, GLUv2
 from tnn.network.gtu import GTUS
-from tnn.network.norms import norm
+from tnn.network.norms import norm, pre_normed
 
 
 class _TokenMixer(nn.Module):
@@ -49,11 +49,14 @@ class TnnBlock(nn.Module):
     def forward(self, x: Tensor, padding: Tensor | None = None, memory=None) -> Tensor:
         """padding (b, n), where given, is true where a position must not reach the others; memory
         (recurrence.py) continues a sequence whose earlier positions it has seen."""
-        x = self._residual(x, lambda y: self.self_attn.gtu(y, padding, memory),
-                           self.self_attn_layer_norm)
-        return self._residual(x, self.glu, self.final_layer_norm)
+        mixers = (lambda y: self._dropped(self.self_attn.gtu(y, padding, memory)),
+                  lambda y: self._dropped(self.glu(y)))
+        norms = self.self_attn_layer_norm, self.final_layer_norm
+        if self.pre_norm:
+            return pre_normed(x, mixers, norms)
+        for mixer, layer_norm in zip(mixers, norms, strict=True):
+            x = layer_norm(x + mixer(x))
+        return x
 
-    def _residual(self, x, mixer, layer_norm):
-        y = mixer(layer_norm(x) if self.pre_norm else x)
-        x = x + F.dropout(y, self.dropout, self.training)
-        return x if self.pre_norm else layer_norm(x)
+    def _dropped(self, y):
+        return F.dropout(y, self.dropout, self.training)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kernels.product import linear
 from tnn.network.glu import GLU
 from tnn.network.gtu import Gtu
-from tnn.network.norms import norm
+from tnn.network.norms import norm, pre_normed
 from tnn.network.tno import Tno
 
 
@@ -38,11 +38,12 @@ class TnnLayer(nn.Module):
 
     def forward(self, x: Tensor, memory=None) -> Tensor:
         """memory (recurrence.py) continues a sequence whose earlier positions it has seen."""
-        x = self._residual(x, lambda y: self.token_mixer(y, memory=memory), self.token_norm)
-        return self._residual(x, self.feature_mixer, self.feature_norm)
-
-    def _residual(self, x, mixer, layer_norm):
-        return x + (mixer(layer_norm(x)) if self.prenorm else layer_norm(mixer(x)))
+        norms = self.token_norm, self.feature_norm
+        if self.prenorm:
+            return pre_normed(x, (lambda y: self.token_mixer(y, memory=memory),
+                                  self.feature_mixer), norms)
+        x = x + norms[0](self.token_mixer(x, memory=memory))
+        return x + norms[1](self.feature_mixer(x))
 
 
 class TnnModel(nn.Module):

@@ -1,5 +1,7 @@
 """The norms over the last axis that the originals offer by name. Notation: d its width."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import Function
@@ -75,6 +77,31 @@ def norm(name: str, d: int) -> nn.Module:
     if name not in NORMS:
         raise ValueError(f"norm {name!r} is not one of {', '.join(NORMS)}")
     return NORMS[name](d)
+
+
+# ------------------------------------------------------------------ layers with a norm before
+def pre_normed(x: Tensor, mixers: tuple[Callable, Callable], norms: tuple[nn.Module, nn.Module]
+               ) -> Tensor:
+    """The two halves of a layer: x + first(n1(x)), and that plus second(n2(that)). Under autocast
+    the sums stay in x's type, and what the mixers read is rounded once, not by each product."""
+    y = mixers[0](_mixer_input(x, norms[0]))
+    if isinstance(norms[1], SimpleRMSNorm):
+        x, y = rms_norm.added_and_normalized(x, y, EPS)
+    else:
+        x = x + y
+        y = _mixer_input(x, norms[1])
+    return rms_norm.added(x, mixers[1](y))
+
+
+def _mixer_input(x, norm):
+    """norm(x), under autocast in the type that the products compute in."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):
+        return norm(x)
+    dtype = torch.get_autocast_dtype(kind)
+    if isinstance(norm, SimpleRMSNorm):
+        return rms_norm.rms_normalized(x, EPS, dtype)
+    return norm(x).to(dtype)
 
 
 def norm_by_hand(name: str, d: int) -> nn.Module:

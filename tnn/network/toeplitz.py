@@ -106,10 +106,9 @@ def fft_length(n: int, lags: int | None = None) -> int:
 
 
 def _along_last(product, x, t, dim):
-    """Calls product(x (B, R, n), t (R, L)): axes over which t is shared become one batch axis, the
-    others one axis of rows."""
-    dtype = x.dtype
-    x, t = _widened(x.movedim(dim, -1)), _widened(t.movedim(dim, -1))
+    """Calls product(x (B, R, n), t (R, L)), which returns y in x's type: axes over which t is
+    shared become one batch axis, the others one axis of rows."""
+    x, t = x.movedim(dim, -1), _widened(t.movedim(dim, -1))
     t = t[(None,) * (x.ndim - t.ndim)]
     x = x.expand(*torch.broadcast_shapes(x.shape[:-1], t.shape[:-1]), x.shape[-1])
     shared = [i for i in range(x.ndim - 1) if t.shape[i] == 1 != x.shape[i]]
@@ -120,7 +119,7 @@ def _along_last(product, x, t, dim):
     with torch.autocast(x.device.type, enabled=False):
         y = product(moved.reshape(-1, len(rows), x.shape[-1]), rows)  # (B, R, n)
     y = y.reshape(moved.shape).permute([order.index(i) for i in range(x.ndim)])
-    return y.movedim(-1, dim).to(dtype)
+    return y.movedim(-1, dim)
 
 
 def _check_length(length, n):
@@ -137,13 +136,18 @@ def _number_of_lags(length, n, lags):
     return lags or n
 
 
+def _wide_type(x):
+    return torch.float32 if x.dtype in HALF else x.dtype
+
+
 def _widened(x):
-    return x.float() if x.dtype in HALF else x
+    return x.to(_wide_type(x))
 
 
 def _dense(x, t):
     matrices = toeplitz_matrix(t, x.shape[-1])  # (R, n, n)
-    return torch.bmm(matrices, x.permute(1, 2, 0)).permute(2, 0, 1).contiguous()  # (B, R, n)
+    y = torch.bmm(matrices, _widened(x).permute(1, 2, 0))
+    return y.permute(2, 0, 1).contiguous().to(x.dtype)  # (B, R, n)
 
 
 def _as_convolution(x, t, K):
@@ -151,7 +155,8 @@ def _as_convolution(x, t, K):
     transform of complex numbers. x (B, R, n), t (R, L) -> (B, R, n)."""
     ahead = 0 if t.shape[-1] == K else K - 1
     falling = torch.cat([t[:, K:], t[:, :K]], dim=-1).flip(-1)  # lags K-1 .. 0 or -(K-1)
-    return F.conv1d(F.pad(x, (K - 1, ahead)), falling[:, None], groups=len(t))
+    wide = F.pad(_widened(x), (K - 1, ahead))
+    return F.conv1d(wide, falling[:, None], groups=len(t)).to(x.dtype)
 
 
 def _spectrum(t, K, size):
@@ -165,7 +170,7 @@ def _with_spectrum(x, A, size):
     """x (B, R, n), A (R, F) -> (B, R, n)."""
     if x.device.type == "cpu":
         return toeplitz_cpu.forward(x, A, size, keep=False)[0]
-    return torch.fft.irfft(_padded_rfft(x, size) * A, size)[..., : x.shape[-1]].contiguous()
+    return _inverse(_padded_rfft(x, size) * A, size, x)
 
 
 def _circulant(t, K, size):
@@ -179,17 +184,22 @@ def _circulant(t, K, size):
 
 def _padded_rfft(x, size):
     # The copy makes the sequence axis contiguous: along a strided one the FFT takes several times
-    # as long.
-    padded = x.new_zeros(*x.shape[:-1], size)
+    # as long. It widens half precision, too.
+    padded = x.new_zeros(*x.shape[:-1], size, dtype=_wide_type(x))
     padded[..., : x.shape[-1]] = x
     return torch.fft.rfft(padded)
+
+
+def _inverse(spectrum, size, like):
+    """The first n numbers of the inverse transform, contiguous, in the type of `like` (..., n)."""
+    return torch.fft.irfft(spectrum, size)[..., : like.shape[-1]].to(like.dtype).contiguous()
 
 
 def _circular_convolution_plain(x, t, K):
     """_CircularConvolution by autograd's operations."""
     size = fft_length(x.shape[-1], K)
     A = torch.fft.rfft(_circulant(t, K, size))
-    return torch.fft.irfft(_padded_rfft(x, size) * A, size)[..., : x.shape[-1]]
+    return torch.fft.irfft(_padded_rfft(x, size) * A, size)[..., : x.shape[-1]].to(x.dtype)
 
 
 class _CircularConvolution(Function):
@@ -208,7 +218,7 @@ class _CircularConvolution(Function):
             y, X = toeplitz_cpu.forward(x, A, size, keep_X)
         else:
             X = _padded_rfft(x, size)
-            y = torch.fft.irfft(X * A, size)[..., :n].contiguous()
+            y = _inverse(X * A, size, x)
         ctx.lengths = n, K, t.shape[-1], size
         ctx.save_for_backward(X if keep_X else None, A if keep_A else None, t, x_shadow)
         return y
@@ -219,7 +229,7 @@ class _CircularConvolution(Function):
         n, K, length, size = ctx.lengths
         if torch.is_grad_enabled():
             # Without X the coefficients are frozen, and dx does not depend on x.
-            x = torch.zeros_like(dy) if X is None else torch.fft.irfft(X, size)[..., :n]
+            x = torch.zeros_like(dy) if X is None else _inverse(X, size, dy)
             x = x if x_shadow is None else x + x_shadow
             return *plain_gradients(lambda x, t: _circular_convolution_plain(x, t, K), (x, t),
                                     [dy]), None, None
@@ -228,7 +238,7 @@ class _CircularConvolution(Function):
         G = _padded_rfft(dy, size)
         dx = dt = None
         if A is not None:
-            dx = torch.fft.irfft(G * A.conj(), size)[..., :n]
+            dx = torch.fft.irfft(G * A.conj(), size)[..., :n].to(dy.dtype)
         if X is not None:
             # sum of conj(X) G in place, as the conjugate of conj(G) X
             column = torch.fft.irfft(G.conj_physical_().mul_(X).sum(0).conj_physical(), size)

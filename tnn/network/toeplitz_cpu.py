@@ -6,7 +6,8 @@ inner loop, because the spectrum A of a chunk of rows serves every sample of it.
 
 Notation: B batch, R rows (each with its own coefficients), n length, K lags 0 .. K-1, L
 coefficients, N length of the FFT (`size`), F = N / 2 + 1 frequencies. The sequence is the last
-axis everywhere.
+axis everywhere. x and dy may be bfloat16 or float16: the copies that pad them widen them as well,
+and those that keep the first n numbers of a transform round them.
 """
 
 from typing import Any
@@ -22,7 +23,7 @@ def spectrum(t: Tensor, K: int, size: int) -> Tensor:
     negative lags at the end."""
     rows, length = t.shape
     A = torch.empty(rows, size // 2 + 1, dtype=_complex(t))
-    column = _zeros(t, rows, size)
+    column = _zeros(rows, size, t.dtype)
     for chunk in _chunks(rows, size):
         part, filled = t[chunk], column[: chunk.stop - chunk.start]
         filled[:, :K] = part[:, :K]
@@ -37,7 +38,7 @@ def forward(x: Tensor, A: Tensor, size: int, keep: bool) -> tuple[Tensor, Tensor
     batch, rows, n = x.shape
     y, source = _output_and_source(x)
     X = torch.empty(batch, rows, size // 2 + 1, dtype=A.dtype) if keep else None
-    padded = _zeros(x, rows, size)
+    padded = _zeros(rows, size, A.real.dtype)
     for chunk in _chunks(rows, size):
         for b in range(batch):
             spectrum = _padded_rfft(source[b, chunk], padded)
@@ -53,8 +54,9 @@ def backward(dy: Tensor, X: Tensor | None, A: Tensor | None, length: int, size: 
     the first K coefficients are those of lags 0, 1, 2 ..., the others end with lag -1."""
     batch, rows, n = dy.shape
     dx, source = _output_and_source(dy)
-    dt = None if X is None else dy.new_empty(rows, length)
-    padded = _zeros(dy, rows, size)
+    real = (X if A is None else A).real.dtype
+    dt = None if X is None else torch.empty(rows, length, dtype=real)
+    padded = _zeros(rows, size, real)
     for chunk in _chunks(rows, size):
         conj_A = None if A is None else A[chunk].conj_physical()
         total: Any = 0  # of X conj(G) over the batch, the conjugate of dt's spectrum: one inverse
@@ -103,8 +105,8 @@ def _rows_at_a_time(size):
     return max(CACHE // size, 1)
 
 
-def _zeros(x, rows, size):
-    return x.new_zeros(min(_rows_at_a_time(size), rows), size)
+def _zeros(rows, size, dtype):
+    return torch.zeros(min(_rows_at_a_time(size), rows), size, dtype=dtype)
 
 
 def _complex(x):
