@@ -72,7 +72,7 @@ bench: setup  ## speed against the plain form, side by side: all that is quoted 
 	$(PY) benchmarks/tnn_im.py
 	$(PY) benchmarks/tnn_im.py --lengths 14 32 64 128
 	$(PY) benchmarks/tnn_lra.py
-	$(PY) benchmarks/tnn_lra.py --settings script
+	$(PY) benchmarks/tnn_lra.py --settings yaml
 
 gpu-check: setup  ## what only a GPU can tell, in eight minutes: results/gpu/*.json (exit 2 without one)
 	$(PY) benchmarks/gpu_check.py
