@@ -5,6 +5,8 @@
  *   COUNT     nothing goes wrong
  *   BEFORE    SIGKILL before the n-th operation    AFTER  behind it    HALF  of a write, half-way
  *   FAIL      the n-th operation fails with errno  FAIL_ON  and all after it but unlink
+ *   COPY      the folder is copied before every operation and half-way through every write: what a
+ *             SIGKILL there would leave, of all operations in one run
  *
  * TensorBoard's event files are left out: a thread of its own writes them, so their operations
  * have no fixed place among the others.
@@ -14,22 +16,25 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-enum { OFF = -1, COUNT, BEFORE, AFTER, HALF, FAIL, FAIL_ON };
+enum { OFF = -1, COUNT, BEFORE, AFTER, HALF, FAIL, FAIL_ON, COPY };
 
-static char folder[1024];
+static char folder[1024], copies[1024];
 static int mode = OFF, target, error_number, count, log_file = -1;
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
-void fault_arm(const char *below, int how, int at, int error, const char *log)
+void fault_arm(const char *below, int how, int at, int error, const char *log, const char *to)
 {
     strncpy(folder, below, sizeof folder - 1);
+    strncpy(copies, to, sizeof copies - 1);
     target = at, error_number = error, count = 0;
     if (log && *log)
         log_file = REAL(open)(log, O_WRONLY | O_CREAT | O_APPEND, 0644);
@@ -70,6 +75,18 @@ static int file_watched(int file)
     return mode != OFF && file > 2 && file != log_file && watched(name_of(file));
 }
 
+/* The folder as it is now, as copies/NUMBER-when. cp keeps hard links and times. */
+static void copy_folder(const char *when)
+{
+    char to[1100];
+    char *command[] = {"/bin/cp", "-a", folder, to, 0}, *no_preload[] = {0};
+    pid_t child;
+    snprintf(to, sizeof to, "%s/%05d-%s", copies, count, when);
+    if (posix_spawn(&child, command[0], 0, 0, command, no_preload))
+        _exit(98);
+    waitpid(child, 0, 0);
+}
+
 /* Called before each operation. Returns 1 if it must fail. */
 static int begins(const char *operation, const char *path)
 {
@@ -82,6 +99,8 @@ static int begins(const char *operation, const char *path)
     }
     if (mode == BEFORE && count == target)
         kill(getpid(), SIGKILL);
+    if (mode == COPY)
+        copy_folder("before");
     if ((mode == FAIL && count == target)
         || (mode == FAIL_ON && count >= target && strcmp(operation, "unlink"))) {
         errno = error_number;
@@ -142,6 +161,15 @@ ssize_t write(int file, const void *data, size_t size)
     if (in && mode == HALF && count + 1 == target) {
         if (REAL(write)(file, data, size / 2) >= 0)
             kill(getpid(), SIGKILL);
+    }
+    if (in && mode == COPY && size > 1) {
+        begins("write", name_of(file));
+        ssize_t first = REAL(write)(file, data, size / 2);
+        if (first <= 0)
+            return first;
+        copy_folder("half");
+        ssize_t rest = REAL(write)(file, (const char *)data + first, size - first);
+        return rest < 0 ? rest : first + rest;
     }
     PASS(in, "write", name_of(file), REAL(write)(file, data, size))
 }

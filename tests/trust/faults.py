@@ -8,7 +8,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("faults.c")
 HOW = {how: number for number, how in enumerate(
-    ("count", "before", "after", "half", "fail", "fail on"))}
+    ("count", "before", "after", "half", "fail", "fail on", "copy"))}
 
 
 def build(folder: Path) -> Path | None:
@@ -28,7 +28,10 @@ def _library() -> ctypes.CDLL:
     return ctypes.CDLL(None)
 
 
-def arm(folder: str, how: str = "count", at: int = 0, errno: int = 0, log: str = "") -> None:
+def arm(folder: str, how: str = "count", at: int = 0, errno: int = 0, log: str = "",
+        copies: str = "") -> None:
     """From now on the operations below `folder` are counted, from 1; the one numbered `at` goes
-    wrong as `how` says. log: a file that gets a line `operation path` for each."""
-    _library().fault_arm(f"{folder}/".encode(), HOW[how], at, errno, log.encode())
+    wrong as `how` says. log: a file that gets a line `operation path` for each. copies: where
+    "copy" puts the folder as it stands before each of them, and half-way through each write."""
+    _library().fault_arm(f"{folder}/".encode(), HOW[how], at, errno, log.encode(),
+                         copies.encode())
