@@ -22,7 +22,7 @@ OnOff = argparse.BooleanOptionalAction
 # same; a paper's own flags of this kind are Keeper's `free`.
 FREE_ON_RESUME = frozenset({
     "save", "resume", "load", "data", "log_dir", "epochs", "max_steps", "log_interval",
-    "save_interval", "device", "devices", "cuda", "eval", "workers"})
+    "save_interval", "device", "devices", "cuda", "cuda_graphs", "eval", "workers"})
 
 ADAPTIVE = frozenset({"adam", "adamax", "adamw", "nadam", "radam", "rmsprop"})
 HIGH_RATE = 0.1  # of these optimisers
@@ -109,6 +109,14 @@ def add_parallel(p: argparse.ArgumentParser, compiles: str = "torch.compile the 
     add_compile(g, compiles, slower_on_cpu)
 
 
+def add_graphs(p: argparse.ArgumentParser) -> None:
+    """--cuda-graphs, see harness.graphs."""
+    p.add_argument_group("launches").add_argument(
+        "--cuda-graphs", action="store_true",
+        help="on a GPU, record what an update launches, once for each shape of a batch, and replay "
+             "it as one launch: same numbers, more memory (tested on a pretended GPU alone)")
+
+
 def add_compile(group: argparse._ArgumentGroup, compiles: str, slower_on_cpu: bool) -> None:
     """--compile. slower_on_cpu: ignored on a CPU, with a line that says so; --compile force is
     not."""
@@ -171,9 +179,23 @@ def check(p: argparse.ArgumentParser, args: argparse.Namespace, positive: Iterab
         p.error(f"--cuda and --device {args.device} contradict each other: give one of them")
     if getattr(args, "cuda", None) is False and args.device not in ("auto", "cpu"):
         p.error(f"--no-cuda and --device {args.device} contradict each other: give one of them")
+    if getattr(args, "cuda_graphs", False):
+        refuse_with_graphs(p, args)
     if shared_batch and getattr(args, "devices", 1) > getattr(args, "batch_size", math.inf):
         p.error(f"--devices {args.devices} cannot share {typed(args, 'batch_size')} "
                 f"{args.batch_size}")
+
+
+def refuse_with_graphs(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """What --cuda-graphs does not go with (exit code 2)."""
+    processes = int(os.environ.get("WORLD_SIZE", getattr(args, "devices", 1)))
+    if processes > 1:
+        p.error(f"--cuda-graphs is for one process, not {processes}: leave it out")
+    if getattr(args, "compile", False):
+        p.error("--cuda-graphs and --compile: give one of them")
+    if (batches := getattr(args, "accumulate", 1)) > 1:
+        p.error(f"--cuda-graphs records one batch an update, not --accumulate {batches}: give a "
+                "larger batch or leave it out")
 
 
 def rate_of_adaptive(args: Namespace, optimizer: str) -> None:

@@ -119,6 +119,7 @@ def add_run(parser: argparse.ArgumentParser, name: str, here: Path) -> None:
     flags.add_run(parser, here / "logs")
     flags.add_machine(parser)
     flags.add_parallel(parser, compiles="compile the gates into one pass", slower_on_cpu=False)
+    flags.add_graphs(parser)
     group = parser.add_argument_group("how the levels are computed")
     group.add_argument("--checkpoint-levels", type=int, default=0, metavar="K",
                        help="keep every K-th level for the gradient and recompute the others: less "

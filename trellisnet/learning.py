@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from common.asgd import ASGD
 from harness import machine
 from harness.endings import BadInput
+from harness.graphs import Graphed, wanted
 from harness.keeper import Keeper, Progress
 from trellisnet import model_files, release1
 
@@ -80,6 +81,8 @@ class Run:
         if args.precision == "64":
             loss.double()
         self.step_loss = self.fabric.setup_module(loss)
+        self.gradients = Graphed(self._gradients, loss, wanted(args, self.fabric, keeper.say),
+                                 trains=True)
         machine.own_stream(self.fabric, args.seed)
         self.inputs: dict[str, str] = {}
         self.losses: tuple | dict = {}   # of the last evaluation
@@ -125,12 +128,23 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
-    def update(self, loss: Tensor, weight: float) -> None:
-        """Gradient, clipping, step. weight: how many samples this process's loss is the mean of,
-        relative to the mean share: DDP averages the processes' gradients as if all had the same.
+    def training_loss(self, *batch) -> tuple[Tensor, ...]:
+        """The loss, and what else is wanted of the forward pass."""
+        return self.step_loss(*batch),
 
-        Raises FloatingPointError before the step if loss or gradient is not finite."""
-        self.fabric.backward(machine.weighted(loss, weight))
+    def _gradients(self, weight: float, *batch) -> tuple[Tensor, ...]:
+        """Forward and backward; returns `training_loss`. Called through `gradients`, which on a GPU
+        may replay it.
+
+        weight: how many samples this process's loss is the mean of, relative to the mean share: DDP
+        averages the processes' gradients as if all had the same."""
+        found = self.training_loss(*batch)
+        self.fabric.backward(machine.weighted(found[0], weight))
+        return tuple(value.detach() for value in found)
+
+    def update(self, loss: Tensor) -> None:
+        """Clips the gradients, which `gradients` has made, and steps. Raises FloatingPointError
+        before the step if loss or gradient is not finite."""
         self.keeper.clip_gradients(self.loss, loss, self.args.clip)
         self.keeper.step(self.optimizer)
         self.progress.step += 1

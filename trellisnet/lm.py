@@ -199,6 +199,13 @@ class TrainingLoss(nn.Module):
             total = total + self.beta * (out.raw[1:] - out.raw[:-1]).pow(2).mean()
         return Loss(total, raw.detach(), aux.detach(), out.hidden)
 
+    def scored(self, words: Tensor, targets: Tensor, h: Tensor, c: Tensor, start: int
+               ) -> tuple[Tensor, Tensor, Tensor]:
+        """In evaluation: the cross entropy of the targets from step `start` on, and the state after
+        the words."""
+        out = self.model(words, (h, c), start)
+        return self.cross_entropy(out.dropped, targets[start:]), *out.hidden
+
     def cross_entropy(self, output: Tensor, targets: Tensor) -> Tensor:
         """Mean -log p(target): output (..., nout), one target per row."""
         model = self.model
@@ -251,21 +258,21 @@ def batchify(ids: Tensor, batch_size: int) -> Tensor:
 
 @torch.no_grad()
 def evaluate(loss: TrainingLoss, source: Tensor, how: Reading,
-             check: Callable[[], None] = lambda: None) -> float:
+             check: Callable[[], None] = lambda: None, scored: Callable | None = None) -> float:
     """Mean cross entropy (nats per token) over the scored rows of `source` (rows, N). `check` is
-    called once per segment."""
-    model, was_training = loss.model, loss.training
+    called once per segment; scored: the loss's own, or what does the same."""
+    was_training, scored = loss.training, scored or loss.scored
     loss.eval()
-    hidden = model.init_hidden(source.shape[1])
+    hidden = loss.model.init_hidden(source.shape[1])
     losses, counts = [], []
     for i, length in segments(len(source), how):
         check()
-        out = model(source[i:i + length].long(), hidden, how.start)
-        targets = source[i + 1 + how.start:i + 1 + length].long()
-        losses.append(loss.cross_entropy(out.dropped, targets))  # no .item(): it waits for a GPU
-        counts.append(len(targets))
+        words = source[i:i + length + 1].long()
+        value, *after = scored(words[:-1], words[1:], *hidden, how.start)
+        losses.append(value)  # no .item(): it waits for a GPU
+        counts.append(length - how.start)
         if how.carry:
-            hidden = out.hidden
+            hidden = tuple(after)
     loss.train(was_training)
     if not losses:
         return math.nan

@@ -22,6 +22,7 @@ from common.asgd import averaged
 from common.splitcross import perplexity
 from harness import files, machine
 from harness.endings import BadInput, bad_input
+from harness.graphs import Graphed
 from harness.inputs import load_in_turn
 from harness.keeper import Keeper
 from trellisnet import model_files, release1
@@ -103,9 +104,19 @@ class TextRun(Run):
         super().restore(state, own)
         self.hidden = own.get("hidden")
 
+    def training_loss(self, *batch) -> tuple[Tensor, ...]:
+        """batch: words, targets, h, c, start, see TrainingLoss."""
+        words, targets, h, c, start = batch
+        total, raw, aux, hidden = self.step_loss(words, targets, (h, c), start)
+        return total, raw, aux, *hidden
+
     def evaluate(self, source: Tensor) -> float:
-        with self.fabric.autocast():
-            return evaluate(self.loss, source, self.recipe.evaluate, self.keeper.stop_if_asked)
+        def scored(*batch) -> tuple[Tensor, Tensor, Tensor]:
+            with self.fabric.autocast():
+                return self.loss.scored(*batch)
+
+        return evaluate(self.loss, source, self.recipe.evaluate, self.keeper.stop_if_asked,
+                        Graphed(scored, self.loss, self.gradients.on))
 
 
 def columns_of(corpus: Corpus, split: str, how: Reading, columns: int, folder: str) -> Tensor:
@@ -141,6 +152,10 @@ def build(args: Namespace, keeper: Keeper, corpus: Corpus,
     with bad_input():
         loss = make_loss(args, len(corpus))
     run = TextRun(args, keeper, loss, corpus, recipe)
+    if run.gradients.on and loss.criterion.splits:
+        raise BadInput("--cuda-graphs: how many words of a batch lie in each part of the split "
+                       "softmax is read from the GPU, which a recording cannot: leave it out, or "
+                       "give --splits without a number")
     if args.aux > 0 and not loss.model.tnet.aux_levels:
         warn(keeper, f"--aux: {args.nlevels} levels have no auxiliary output at --aux_freq "
                      f"{args.aux_freq:g}")
@@ -236,12 +251,13 @@ def one_update(run: TextRun, row: int, length: int) -> None:
     progress, how = run.progress, run.recipe.train
     words = run.train[row:row + length + 1].long()
     run.optimizer.zero_grad()
-    loss = run.step_loss(words[:-1], words[1:], run.hidden, how.start)
-    run.update(loss.total, run.weight)
+    total, raw, aux, *hidden = run.gradients(run.weight, words[:-1], words[1:], *run.hidden,
+                                             how.start)
+    run.update(total)
     if how.carry:
-        run.hidden = tuple(state.detach() for state in loss.hidden)
-    run.keeper.later(progress.add, machine.weighted(loss.raw, run.weight),
-                     machine.weighted(loss.aux, run.weight))
+        run.hidden = tuple(hidden)
+    run.keeper.later(progress.add, machine.weighted(raw, run.weight),
+                     machine.weighted(aux, run.weight))
 
 
 def report(run: TextRun, ms: float) -> None:

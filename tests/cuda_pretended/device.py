@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 from tests.cuda_pretended.ledger import LEDGER
 
 CUDA = torch.device("cuda", 0)
+TAPE: list = []  # of the graph that is being recorded, if there is one (graphs.py)
 aten = torch.ops.aten
 
 # Operations after which the host knows a number or a shape that the device has computed.
@@ -147,9 +148,16 @@ def run(func, args, kwargs):
     note_kind(func, name, tensors, on_device, kwargs)
     if name not in FREE:
         LEDGER.operations[name] += 1
+    recorded = TAPE and name not in FREE
+    if recorded:
+        TAPE[0].starts(func, args, kwargs)
     out = compute(func, args, kwargs)
     if func is aten._to_copy.default:
-        return as_copied(out, tensors, on_device, target)
+        out = as_copied(out, tensors, on_device, target)
+    if recorded:
+        TAPE[0].add(func, args, kwargs, tree_map_only(PretendedTensor, unwrap, out))
+    if func is aten._to_copy.default:
+        return out
     if func in (aten._local_scalar_dense.default, aten.equal.default, aten.is_same_size.default):
         return out
     return handed_back(func, name, args, kwargs, tree_map_only(torch.Tensor, wrap, out), on_device)

@@ -7,7 +7,7 @@ import os
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from tests.cuda_pretended import recurrent
+from tests.cuda_pretended import device, graphs, recurrent
 from tests.cuda_pretended.device import CUDA, Mode, PretendedTensor, Stream
 from tests.cuda_pretended.ledger import LEDGER
 
@@ -52,6 +52,7 @@ def install() -> None:
     pretend_streams()
     pretend_tensors()
     recurrent.install()
+    graphs.install()
     pretend_triton()
     register_optimizer_step_post_hook(lambda *args: LEDGER.end_of_update())
     import lightning_fabric.accelerators.cuda as fabric
@@ -135,5 +136,8 @@ def pretend_triton() -> None:
             LEDGER.problem(f"triton {self.__name__}: a CPU tensor")
         plain = [a.elem if isinstance(a, PretendedTensor) else a for a in args]
         named = {n: a.elem if isinstance(a, PretendedTensor) else a for n, a in kwargs.items()}
+        if device.TAPE:
+            device.TAPE[0].keep(tensors)
+            device.TAPE[0].again.append(lambda: real(self, *plain, **named))
         return real(self, *plain, **named)
     InterpretedFunction.run = run

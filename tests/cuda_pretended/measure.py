@@ -24,8 +24,9 @@ commit 1a75f50. Waits are those from one report of the loss to the next (two upd
 the tagger); the one that is left reads the losses, the gradients' norms and the flag of the finite
 check together. Those of `fairseq` are an update's: its trainer's own. Its operations before are
 those of one of 16 micro-batches; with BATCH_SIZE=128 an update has one. An operation is one call of
-PyTorch that launches something; some are several kernels. A cell without a number was not counted,
-or, `before`, did not run (im in 16-mixed with --clip-grad). Made by
+PyTorch that launches something; some are several kernels. Runs named -graphs replay their updates
+(--cuda-graphs): counted is what is launched besides, and each graph as one. A cell without a number
+was not counted, or, `before`, did not run (im in 16-mixed with --clip-grad). Made by
 `python -m tests.cuda_pretended.measure --write`.
 
 | run | precision | waits a report, before | now | operations an update, before | now |

@@ -61,6 +61,13 @@ def lra(task: str) -> Run:
     return Run(f"lra-{task}", of("tnn-lra", flags=flags + text))
 
 
+def graphs(*runs: Run) -> list[Run]:
+    """The runs with --cuda-graphs."""
+    return [replace(run, name=f"{run.name}{GRAPHS}", more=f"{run.more} --cuda-graphs")
+            for run in runs]
+
+
+GRAPHS = "-graphs"
 DENSE = ("--emsize 8 --nhid 10 --nlayers 3 --batch_size 6 --bptt 15 --log-interval 3 --seed 7 "
          "--lr 3 --wdrop 0.5 --dropoute 0.1")
 RUNS = {run.name: run for run in (
@@ -84,10 +91,14 @@ RUNS = {run.name: run for run in (
         precisions=("16-mixed", "32", "bf16-mixed")),
     *(lra(task) for task in ("listops", "imdb", "aan", "cifar", "pathfinder", "pathfinderx")),
 )}
+RUNS |= {run.name: run for run in graphs(*(RUNS[name] for name in (
+    "trellis-word", "trellis-small", "trellis-char", "trellis-images", "im", "lra-cifar",
+    "lra-pathfinder")))}
 
 
 # What `make test` runs: a kind of layer or loop each, in one precision.
 QUICK = {"awd-lstm": "bf16-mixed", "awd-gru": "bf16-mixed", "trellis-small": "32",
+         "trellis-small-graphs": "32",
          "sparse-lm": "32", "tagger": "bf16-mixed", "im": "16-mixed", "lra-listops": "32"}
 
 

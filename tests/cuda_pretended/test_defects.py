@@ -119,9 +119,57 @@ with encoders_together(units, 9):
 together.backward()
 value = [each.item(), together.item(), all(unit.given is None for unit in units),
          all(p.grad is not None for unit in units for p in unit.rpe.parameters())]
+units = [Tno(1, 6, 8, causal=True, use_decay=True, layers=4).bfloat16().to("cuda")
+         for _ in range(4)]
+each_half = total()
+with encoders_together(units, 9):
+    assert all(unit.given.dtype == torch.float32 for unit in units)
+    together_half = total()
+together_half.backward()
+value += [each_half.item(), together_half.item(), all(
+    p.grad.dtype == torch.bfloat16 for unit in units for p in unit.rpe.parameters())]
 """
-CODES = {"together": TOGETHER, "spoilt": SPOILT, "unmasked": UNMASKED, "dtypes": DTYPES,
-         "tf32": TF32, "gathered": GATHERED, "split": SPLIT}
+# Batches of two sizes, a batch norm, dropout, a plain value that changes.
+GRAPHS = """
+import torch
+from torch import nn
+from harness.endings import BadInput
+from harness.graphs import Graphed
+
+def run(on):
+    torch.manual_seed(4); torch.cuda.manual_seed(4)
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1)).cuda()
+    optimizer = torch.optim.AdamW(net.parameters(), fused=True)
+    def backward(x, factor):
+        loss = factor * net(x).square().mean()
+        loss.backward()
+        return loss.detach(), x.detach()
+    graphed, losses = Graphed(backward, net, on, trains=True), []
+    data = torch.randn(7, 5, 3).cuda()
+    for i, (size, factor) in enumerate([(5, 1), (5, 1), (5, 1), (2, 1), (5, 1), (5, 2), (5, 2)]):
+        optimizer.zero_grad()
+        loss, seen = graphed(data[i, :size], factor)
+        assert torch.equal(seen, data[i, :size])
+        optimizer.step()
+        losses.append(loss)
+    kept = [loss.item() for loss in losses]     # read late: no replay has written over them
+    state = [v.cpu() for v in net.state_dict().values()]
+    return kept, state, torch.cuda.get_rng_state(), len(graphed._recordings)
+
+(plain, state, random, none), (replayed, same, as_random, two) = run(False), run(True)
+net = nn.Linear(1, 1).cuda()
+asks = Graphed(lambda x: (net(x).item(),), net, True)
+asks(torch.ones(1, 1).cuda())
+try:
+    asks(torch.ones(1, 1).cuda())
+    said = ""
+except BadInput as error:
+    said = str(error)
+value = [plain, replayed, all(map(torch.equal, state, same)), torch.equal(random, as_random),
+         none, two, said]
+"""
+CODES = {"graphs": GRAPHS, "together": TOGETHER, "spoilt": SPOILT, "unmasked": UNMASKED,
+         "dtypes": DTYPES, "tf32": TF32, "gathered": GATHERED, "split": SPLIT}
 
 
 @pytest.fixture(scope="module")
@@ -175,10 +223,23 @@ def test_what_is_gathered_is_on_the_cpu(reports):
 
 
 def test_position_encoders_together(reports):
-    each, together, forgotten, trained = reports["together"]["value"]
+    each, together, forgotten, trained, *half = reports["together"]["value"]
     assert together == pytest.approx(each, rel=1e-5)
+    assert half[1] == pytest.approx(half[0], rel=1e-5)   # weights in bfloat16, widened
+    assert half[2]
     assert forgotten
     assert trained
+
+
+def test_a_replay_is_what_it_stands_for(reports):
+    plain, replayed, state, random, none, two, said = reports["graphs"]["value"]
+    assert len(set(plain)) == 7
+    assert replayed == plain
+    assert state
+    assert random
+    assert (none, two) == (0, 2)   # not of the batch that is smaller
+    assert reports["graphs"]["operations"]["graph replay"] == 4
+    assert said.startswith("--cuda-graphs: this run cannot be recorded (operation not permitted")
 
 
 def test_the_split_softmax_waits_once(reports):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.cuda_pretended.measure import FIGURES, job, jobs_of, per_update
-from tests.cuda_pretended.scripts import QUICK, RUNS, write_all
+from tests.cuda_pretended.scripts import GRAPHS, QUICK, RUNS, write_all
 from tests.harness.same import same
 
 COUNTED = json.loads(FIGURES.read_text())
@@ -67,6 +67,20 @@ def test_resumed_it_gives_the_same_bits(done, run, precision):
         assert same(whole.get(name), parts.get(name)), name
     assert whole["processes"][0]["random"]["cuda"] is not None
     assert whole["progress"]["step"] == run.updates
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("run", "precision"),
+                         [case for case in CASES if case.values[0].name.endswith(GRAPHS)])
+def test_graphs_change_no_bit(done, run, precision):
+    """And all updates but the first are replayed."""
+    home, reports = done(run, precision)
+    plain = RUNS[run.name.removesuffix(GRAPHS)]
+    other, _ = done(plain, precision)
+    one, two = (run.script.read(folder / "whole" / run.script.state) for folder in (home, other))
+    for name in ("model", "optimizer", "processes", "scaler"):
+        assert same(one.get(name), two.get(name)), name
+    assert reports[0]["operations"]["graph replay"] >= run.updates - 1
 
 
 @pytest.mark.slow

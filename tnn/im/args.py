@@ -27,6 +27,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     our_flags(p.add_argument_group("ours"))
     flags.add_machine(p, PRECISIONS, precision=None, cuda=False)
     flags.add_parallel(p)
+    flags.add_graphs(p)
     flags.add_run(p, HERE / "logs", resume=None)
     args = flags.parse(p, argv)
     check(p, args)

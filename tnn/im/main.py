@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from torch.utils.data import Dataset
 
 from harness import machine
 from harness.endings import BadInput, bad_input
+from harness.graphs import Graphed, wanted
 from harness.inputs import load_in_turn, refuse_together
 from harness.keeper import Keeper
 from tnn.im.data import Item, load_sets, loaders
@@ -89,6 +91,8 @@ def build(args: argparse.Namespace, keeper: Keeper) -> Run:
     run = Run(args, keeper, train, val, sets.inputs, model, net, ema,
               fabric.setup_optimizers(optimizer), make_schedule(optimizer, args), mixup, updates)
     run.progress.epoch = args.start_epoch
+    run.gradients = Graphed(partial(gradients, run), model, wanted(args, fabric, keeper.say),
+                            trains=True)
     return run
 
 
@@ -175,15 +179,22 @@ def one_update(run: Run, group: list) -> list[torch.Tensor]:
         images, target = run.fabric.to_device(batch)
         if run.mixup:
             images, target = run.mixup(images, target)
-        with run.fabric.no_backward_sync(run.net, enabled=i < len(group)):
-            loss = loss_of(args, run.net(images), target) / len(group)
-            run.fabric.backward(loss)
-        losses.append(loss.detach())
+        losses += run.gradients(len(group), i == len(group), images, target)
     run.keeper.clip_gradients(run.model, sum(losses), args.clip_grad or 0, run.optimizer)
     run.keeper.step(run.optimizer)
     if run.ema:
         run.ema.update(run.model)
     return losses
+
+
+def gradients(run: Run, parts: int, last: bool, images: torch.Tensor, target: torch.Tensor
+              ) -> tuple[torch.Tensor]:
+    """Forward and backward on one of the `parts` batches of an update. Returns its part of the
+    loss."""
+    with run.fabric.no_backward_sync(run.net, enabled=not last):
+        loss = loss_of(run.args, run.net(images), target) / parts
+        run.fabric.backward(loss)
+    return loss.detach(),
 
 
 def loss_of(args, logits, target):
@@ -199,6 +210,7 @@ def evaluate(run: Run, model: torch.nn.Module) -> dict[str, float]:
     """Mean loss over batches, and accuracy in percent over images; in float32."""
     model.eval()
     loss, acc1, acc5, damaged = Smoothed(), Smoothed(), Smoothed(), None
+    scored = Graphed(partial(score_batch, model), model, run.gradients.on)
 
     def fields() -> str:
         run.keeper.settle()
@@ -210,12 +222,10 @@ def evaluate(run: Run, model: torch.nn.Module) -> dict[str, float]:
             if run.fabric.world_size == 1:  # processes may have different numbers of batches
                 run.keeper.stop_if_asked()
             images, labels = run.fabric.to_device((images, labels))
-            logits = model(images.to(next(model.parameters()).dtype)).float()
             count = len(labels)
-            found = cross_entropy(logits, labels), *hits_in_top(logits, labels)
             run.keeper.later(lambda value, one, five, count=count: (
                 loss.add(value), acc1.add(100 * one / count, count),
-                acc5.add(100 * five / count, count)), *found, over="own")
+                acc5.add(100 * five / count, count)), *scored(images, labels), over="own")
     except DamagedPicture as error:
         damaged = error
     run.keeper.settle()
@@ -224,6 +234,13 @@ def evaluate(run: Run, model: torch.nn.Module) -> dict[str, float]:
     values = [total / max(count, 1) for total, count in zip(sums[0::2], sums[1::2], strict=True)]
     run.keeper.say(f"* Acc@1 {values[1]:.3f} Acc@5 {values[2]:.3f} loss {values[0]:.3f}")
     return dict(zip(("test_loss", "test_acc1", "test_acc5"), values, strict=True))
+
+
+def score_batch(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor
+                ) -> tuple[torch.Tensor, ...]:
+    """The mean loss, and how many labels are the first of the model's guesses and of its five."""
+    logits = model(images.to(next(model.parameters()).dtype)).float()
+    return cross_entropy(logits, labels), *hits_in_top(logits, labels)
 
 
 def report(run: Run, stats: dict[str, float]) -> None:

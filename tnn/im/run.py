@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from harness import files, keeper, machine
 from harness.endings import BadInput, bad_input
+from harness.graphs import Graphed
 from harness.keeper import Keeper
 from loading.weights import bare_names
 from tnn.im.mixup import Mixup
@@ -41,7 +42,8 @@ class Progress(keeper.Progress):
 @dataclass
 class Run:
     """net is the model, compiled and in DistributedDataParallel as the flags say: to be called for
-    every forward that has a backward. updates: those of an epoch."""
+    every forward that has a backward. updates: those of an epoch. gradients: main.gradients, on a
+    GPU possibly a recording."""
 
     args: Namespace
     keeper: Keeper
@@ -56,6 +58,7 @@ class Run:
     mixup: Mixup | None
     updates: int
     progress: Progress = field(default_factory=Progress)
+    gradients: Graphed = field(init=False)
 
     @property
     def fabric(self):

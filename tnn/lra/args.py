@@ -26,6 +26,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         add(p)
     flags.add_machine(p, PRECISIONS, cuda=False)
     flags.add_parallel(p)
+    flags.add_graphs(p)
     flags.add_run(p, HERE / "logs")
     args = flags.parse(p, argv)
     for name, value in settings_of(args.task, args.settings, args.arch).items():
@@ -152,6 +153,9 @@ def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         p.error(f"--l-max must be at least 2, not {args.l_max}")
     if args.val_split and args.task != "imdb":
         p.error(f"--val-split: only imdb lacks a validation set, not {args.task}")
+    if args.cuda_graphs and args.mask_padding:
+        p.error("--cuda-graphs and --mask-padding: whether a batch has padding is read from the "
+                "GPU, which a recording cannot: give one of them")
     if args.eval and not args.load:
         p.error("--eval needs --load FILE")
 

@@ -34,6 +34,7 @@ from tqdm import tqdm
 
 from harness import machine
 from harness.endings import BadInput, bad_input
+from harness.graphs import Graphed, wanted
 from harness.inputs import load_in_turn, refuse_together
 from harness.keeper import Keeper
 from tnn.inputs import DamagedPicture
@@ -69,7 +70,10 @@ def build(args: argparse.Namespace, keeper: Keeper) -> Run:
     optimizer = fabric.setup_optimizers(make_optimizer(model, args.lr, args.weight_decay))
     if args.load:
         load_weights(model, args.load, task.itos)
-    return Run(args, keeper, task, model, net, optimizer, Progress())
+    run = Run(args, keeper, task, model, net, optimizer, Progress())
+    run.gradients = Graphed(partial(gradients, run), model, wanted(args, fabric, keeper.say),
+                            trains=True)
+    return run
 
 
 def describe(run: Run) -> None:
@@ -95,14 +99,14 @@ def evaluate(run: Run, data) -> tuple[float, float]:
     args, fabric = run.args, run.fabric
     order = evaluation_batches(len(data), args.batch_size, fabric, args.eval_drop_last)
     losses, right, seen, damaged = [], [], 0, None
+    scored = Graphed(partial(score_batch, run), run.model, run.gradients.on)
     try:
         for x, y, lengths in loader(data, order, run.task.collate, args.workers, fabric):
             if fabric.world_size == 1:  # the others may have another number of batches
                 run.keeper.stop_if_asked()
-            with fabric.autocast():
-                logits = run.model(x, lengths)
-            losses.append(F.cross_entropy(logits.float(), y, reduction="sum"))
-            right.append((logits.argmax(-1) == y).sum())
+            found = scored(x, y, lengths)
+            losses.append(found[0])
+            right.append(found[1])
             seen += len(y)
     except DamagedPicture as error:
         damaged = error
@@ -114,6 +118,14 @@ def evaluate(run: Run, data) -> tuple[float, float]:
         raise BadInput(f"--eval-drop-last leaves nothing of {len(data)} samples in batches of "
                        f"{args.batch_size}")
     return loss / seen, 100 * hits / seen
+
+
+def score_batch(run: Run, x: torch.Tensor, y: torch.Tensor, lengths: torch.Tensor
+                ) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum of the losses, and how many are right."""
+    with run.fabric.autocast():
+        logits = run.model(x, lengths)
+    return F.cross_entropy(logits.float(), y, reduction="sum"), (logits.argmax(-1) == y).sum()
 
 
 def evaluate_both(run: Run) -> dict[str, float]:
@@ -166,15 +178,13 @@ def one_update(run: Run, group: list) -> None:
     watched = (p.step + 1) % args.log_interval == 0
     run.optimizer.zero_grad()
     losses = []
-    for i, (x, y, lengths) in enumerate(group, 1):
-        run.model.watch = [] if watched and i == len(group) else None
-        with run.fabric.no_backward_sync(run.net, enabled=i < len(group)):
-            logits = run.net(x, lengths)
-            loss = F.cross_entropy(logits, y)
-            run.fabric.backward(loss / len(group))
-        losses.append(loss.detach())
-        keeper.later(partial(run.count, len(y)), losses[-1], (logits.argmax(-1) == y).sum(),
-                     over="own")
+    for i, batch in enumerate(group, 1):
+        last = i == len(group)
+        # A recording is the same in all updates.
+        watch = last and (watched or run.gradients.on)
+        loss, hits, *norms = run.gradients(len(group), last, watch, *batch)
+        losses.append(loss)
+        keeper.later(partial(run.count, len(batch[1])), loss, hits, over="own")
         p.batch += 1
     keeper.gradient_norm(run.model, sum(losses))
     lr = args.lr * cosine_factor(p.step, args.warmup, args.total_steps, args.lr_after_end)
@@ -187,8 +197,20 @@ def one_update(run: Run, group: list) -> None:
             **{"trainer/loss": loss, "trainer/epoch": p.epoch, "trainer/lr": lr,
                "timer/step": time.time() - start},
             **{f"norm/{i}": norm for i, norm in enumerate(norms)}),
-            losses[-1], *run.model.watch, over="own")
+            losses[-1], *norms, over="own")
         keeper.settle()
+
+
+def gradients(run: Run, parts: int, last: bool, watch: bool, x: torch.Tensor, y: torch.Tensor,
+              lengths: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Forward and backward on one of the `parts` batches of an update. Returns the loss, how many
+    are right, and with `watch` what the model's `watch` collects."""
+    run.model.watch = [] if watch else None
+    with run.fabric.no_backward_sync(run.net, enabled=not last):
+        logits = run.net(x, lengths)
+        loss = F.cross_entropy(logits, y)
+        run.fabric.backward(loss / parts)
+    return loss.detach(), (logits.argmax(-1) == y).sum(), *(run.model.watch or ())
 
 
 def end_of_epoch(run: Run, whole: bool) -> None:

@@ -6,7 +6,7 @@ on the CPU, the same bits as one that never stopped.
 
 import math
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 
 from harness import files, keeper, machine
 from harness.endings import BadInput, bad_input
+from harness.graphs import Graphed
 from harness.keeper import Keeper
 from loading.weights import bare_names
 from tnn.lra.tasks.task import Task
@@ -46,7 +47,7 @@ class Progress(keeper.Progress):
 @dataclass
 class Run:
     """net is the model, compiled and in DistributedDataParallel as the flags say: to be called for
-    every forward that has a backward."""
+    every forward that has a backward. gradients: main.gradients, on a GPU possibly a recording."""
 
     args: Namespace
     keeper: Keeper
@@ -56,6 +57,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     progress: Progress
     last_loss: float = math.nan     # of the last batch that has been read
+    gradients: Graphed = field(init=False)
 
     def count(self, samples: int, loss: float, hits: float) -> None:
         """One more batch, with its mean loss."""

@@ -15,6 +15,9 @@ A kept value is used only while all of these hold, and none of them alone is eno
   version, and a model that is fine-tuned in evaluation mode sees no train() between its steps.
 
 A write through `.data` is seen by none of them: call eval() after it.
+
+While a CUDA graph is being recorded nothing but plain numbers is kept: a graph goes on to read
+where a tensor was. (To look at a number stops a GPU, which a recording cannot.)
 """
 
 from collections.abc import Callable, Iterable
@@ -46,6 +49,8 @@ class Kept:
         # What was made in inference mode cannot take part in a backward pass.
         state = (key, torch.is_inference_mode_enabled(), *map(_state, weights))
         found = self._values.get(name)  # read once: replicas in other threads may write
+        if _recording() and not (found and isinstance(found[1], (int, float))):
+            return make()
         if found is None or found[0] != state:
             found = self._values[name] = state, make()
         return found[1]
@@ -55,6 +60,10 @@ class Kept:
 
     def __reduce__(self):
         return Kept, ()
+
+
+def _recording():
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def _state(weight):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tnn.network.norms import SimpleRMSNorm
 from tnn.network.rpe import Rpe
+from tnn.network.toeplitz import HALF
 from tnn.network.tno import Tno
 
 
@@ -38,10 +39,11 @@ def encoders_together(operators: list[Tno], n: int) -> Iterator[None]:
 
 
 def pays(operators: list[Tno]) -> bool:
-    """On a GPU, in training, in float32; with norms that have no parameters."""
+    """On a GPU, in training, in float32 or with weights that are widened to it; with norms that
+    have no parameters."""
     if len(operators) < 2 or not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
-    return all(p.is_cuda and p.dtype == torch.float32 for operator in operators
+    return all(p.is_cuda and p.dtype in (torch.float32, *HALF) for operator in operators
                for p in operator.rpe.parameters()) and all(
         isinstance(stage[0], SimpleRMSNorm) for operator in operators
         for stage in (*operator.rpe.layers, operator.rpe.out))
@@ -65,9 +67,9 @@ def stacked_stage(stages, x: Tensor) -> Tensor:
 
 
 def stacked_linear(linears: list[nn.Linear], x: Tensor) -> Tensor:
-    """k linear maps at once: x (k, L, m) -> (k, L, m')."""
-    weight = torch.stack([linear.weight for linear in linears]).mT
+    """k linear maps at once, in float32 as an encoder alone: x (k, L, m) -> (k, L, m')."""
+    weight = torch.stack([linear.weight for linear in linears]).float().mT
     if linears[0].bias is None:
         return torch.bmm(x, weight)
-    bias = torch.stack([linear.bias for linear in linears]).unsqueeze(1)
+    bias = torch.stack([linear.bias for linear in linears]).float().unsqueeze(1)
     return torch.baddbmm(bias, x, weight)

@@ -63,12 +63,14 @@ if __name__ == "__main__":
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from harness import machine
 from harness.endings import BadInput, bad_input
+from harness.graphs import Graphed
 from harness.inputs import digest_of, load_in_turn
 from harness.keeper import Keeper
 from trellisnet import model_files
@@ -162,8 +164,8 @@ def train_epoch(run: ImageRun) -> None:
     for number in range(progress.batch, len(plan)):
         rows, weight = my_part(plan[number], run.fabric)
         run.optimizer.zero_grad()
-        loss = run.step_loss(*images.batch(rows))
-        run.update(loss, weight)
+        loss, = run.gradients(weight, *images.batch(rows))
+        run.update(loss)
         keeper.later(progress.add, machine.weighted(loss, weight))
         progress.steps += images.pixels
         progress.batch = number + 1
@@ -193,13 +195,13 @@ def test(run: ImageRun) -> list[tuple[int, int]]:
     (label, prediction) of each. Raises FloatingPointError if the loss is not finite."""
     run.loss.eval()
     losses, pairs, n = [], [], len(run.test)
+    scored = Graphed(partial(score_batch, run), run.model, run.gradients.on)
     for rows in batches(n, run.args.batch_size):
         run.keeper.stop_if_asked()
         pixels, labels = run.test.batch(rows)
-        with run.fabric.autocast():
-            scores: Tensor = run.model(pixels, run.args.eval_dropout)
-        losses.append(torch.nn.functional.nll_loss(scores.float(), labels, reduction="sum"))
-        pairs.append(torch.stack([labels, scores.argmax(1)]))
+        loss, pair = scored(pixels, labels)
+        losses.append(loss)
+        pairs.append(pair)
     # Read here, not batch by batch: each time a GPU would be waited for.
     total = sum(torch.stack(losses).tolist())
     predictions = list(zip(*torch.cat(pairs, 1).tolist(), strict=True))
@@ -210,6 +212,14 @@ def test(run: ImageRun) -> list[tuple[int, int]]:
     run.keeper.log(test_loss=total / n, test_acc=100 * correct / n)
     run.keeper.check_finite(total / n, "the test loss")
     return predictions
+
+
+def score_batch(run: ImageRun, pixels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of the losses; labels and predictions (2, N)."""
+    with run.fabric.autocast():
+        scores: Tensor = run.model(pixels, run.args.eval_dropout)
+    return (torch.nn.functional.nll_loss(scores.float(), labels, reduction="sum"),
+            torch.stack([labels, scores.argmax(1)]))
 
 
 def train(run: ImageRun) -> None:
