@@ -100,6 +100,21 @@ class DilatedProducts:
         for tap, y_rows, x_rows in self.joined(y, start, x, start_x, d):
             self.add_product(y_rows, tap, x_rows)
 
+    def summands(self, rows: int, start: int, x: Tensor, start_x: int, d: int) -> list[Tensor]:
+        """conv(x) (rows, batch, out) for a GPU, as a sum of at most two arrays: each product is one
+        where they are rounded to half precision. Nothing unless every tap joins all rows."""
+        kernel, rounded = self.shape[2], self.weight.dtype != self.sum_dtype
+        joined = list(joined_rows(kernel, d, start, rows, start_x))
+        if len(joined) < kernel or any(y.start for _, y, _ in joined) or (rounded and kernel > 2):
+            return []
+        found: list[Tensor] = []
+        for tap, _, x_rows in joined:
+            if rounded or not found:
+                found.append(self.product(tap, x[x_rows].flatten(0, 1)))
+            else:
+                self.add_product(found[0], tap, x[x_rows].flatten(0, 1))
+        return [each.view(rows, *x.shape[1:-1], -1) for each in found]
+
     def backward_input(self, dy: Tensor, start: int, dx: Tensor, start_x: int, d: int) -> None:
         """dx += the gradient with respect to x."""
         for tap, dy_rows, dx_rows in self.joined(dy, start, dx, start_x, d):
@@ -167,6 +182,9 @@ class FirProducts(DilatedProducts):
         if before or after:
             x = torch.nn.functional.pad(x, (0, 0, 0, 0, before, after))
         return x.unflatten(0, (count, d))
+
+    def summands(self, rows: int, start: int, x: Tensor, start_x: int, d: int) -> list[Tensor]:
+        return []
 
     def sources(self, x: Tensor, start_x: int, start: int, pairs: int, d: int) -> Tensor:
         """What the outputs from `start` on read, from one block before: (2 pairs + 1, d, N, C)."""

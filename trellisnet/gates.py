@@ -15,13 +15,17 @@ _through_sigmoid = torch.ops.aten.sigmoid_backward
 _through_tanh = torch.ops.aten.tanh_backward
 
 
-def gates_forward(a: Tensor, c_below: Tensor, mask: Tensor | None, dtype: torch.dtype
+def gates_forward(a: Tensor, c_below: Tensor, mask: Tensor | None, dtype: torch.dtype,
+                  part: Tensor | None = None, more: Tensor | None = None
                   ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gates (they may take the place of a), c and the masked h."""
+    """The gates (they may take the place of a), c and the masked h. part and more, like a, are
+    summands of it; with them a and more may be in half precision."""
     if on_gpu(a):
         from kernels import gates_triton
 
-        return gates_triton.forward(a, c_below, mask, dtype)
+        return gates_triton.forward(a, c_below, mask, dtype, part, more)
+    for summand in (part, more):
+        a = a if summand is None else a + summand
     return eager_forward(a, c_below, mask, dtype)
 
 
@@ -44,19 +48,30 @@ def eager_forward(a: Tensor, c_below: Tensor, mask: Tensor | None, dtype: torch.
 
 def gates_backward(gates: Tensor, c_below: Tensor, c: Tensor, mask: Tensor | None, dh: Tensor,
                    dc: Tensor, dtype: torch.dtype, of_masked: bool = False,
-                   into: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """From the gradients of h and c: those of a and c_below (the latter, where `into` is given, in
-    its memory); and again masked h. of_masked: dh, which may be overwritten, is of the masked h."""
+                   total: Tensor | None = None, below: Tensor | None = None, first: int = 0,
+                   da_dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """From the gradients of h and c: those of a and c_below; and again masked h. of_masked: dh,
+    which may be overwritten, is of the masked h.
+
+    On a GPU, where each of these would be a pass of its own: total, like the gates, gets the
+    gradient of a added; below (2, time', N, H) becomes zero, but for the gradient of c_below from
+    row `first` of its second half on; the gradient of a comes in da_dtype."""
     if on_gpu(gates):
         from kernels import gates_triton
 
-        return gates_triton.backward(gates, c_below, c, mask, dh, dc, dtype, of_masked, into)
-    return eager_backward(gates, c_below, c, mask, dh, dc, dtype, of_masked, into)
+        return gates_triton.backward(gates, c_below, c, mask, dh, dc, dtype, of_masked, total,
+                                     below, first, da_dtype)
+    da, dc_below, h = eager_backward(gates, c_below, c, mask, dh, dc, dtype, of_masked)
+    if total is not None:
+        total += da
+    if below is not None:
+        below.zero_()[1, first:first + len(c)] = dc_below
+    return (da if da_dtype is None else da.to(da_dtype)), dc_below, h
 
 
 def eager_backward(gates: Tensor, c_below: Tensor, c: Tensor, mask: Tensor | None, dh: Tensor,
-                   dc: Tensor, dtype: torch.dtype, of_masked: bool = False,
-                   into: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+                   dc: Tensor, dtype: torch.dtype, of_masked: bool = False
+                   ) -> tuple[Tensor, Tensor, Tensor]:
     """gates_backward by torch's operations."""
     if of_masked and mask is not None:
         dh *= mask
@@ -65,8 +80,7 @@ def eager_backward(gates: Tensor, c_below: Tensor, c: Tensor, mask: Tensor | Non
     dc = dc + _through_tanh(dh * o, tanh_c)
     da = torch.cat([_through_sigmoid(dc * g, i), _through_sigmoid(dh * tanh_c, o),
                     _through_tanh(dc * i, g), _through_sigmoid(dc * c_below, f)], -1)
-    dc_below = dc * f if into is None else torch.mul(dc, f, out=into)
-    return da, dc_below, _hidden(o, tanh_c, mask).to(dtype)
+    return da, dc * f, _hidden(o, tanh_c, mask).to(dtype)
 
 
 def on_gpu(x: Tensor) -> bool:

@@ -22,11 +22,16 @@ GATES = {"num_warps": gates.WARPS}, {"BLOCK": gates.BLOCK}
 FORGET = {"num_warps": forget.WARPS}, {"BLOCK": forget.BLOCK}
 NORM, TILE = [I32, I32, "fp32"], {"ROWS": 2, "BLOCK": 1024, "SUM": tl.float32}
 KERNELS = {
-    "gates forward": (gates._forward_kernel, [F32] * 5 + [I32] * 3, *GATES, {"HAS_MASK": True}),
-    "gates forward, bf16": (gates._forward_kernel, [F32] * 4 + [BF16] + [I32] * 3, *GATES,
-                            {"HAS_MASK": True}),
-    "gates backward": (gates._backward_kernel, [F32] * 9 + [I32] * 3, *GATES,
-                       {"HAS_MASK": True, "OF_MASKED": True}),
+    "gates forward": (gates._forward_kernel, [F32] * 8 + [I32] * 3, *GATES,
+                      {"HAS_MASK": True, "HAS_PART": True, "HAS_MORE": False}),
+    "gates forward, bf16": (gates._forward_kernel, [BF16, F32, BF16, *[F32] * 4, BF16, *[I32] * 3],
+                            *GATES, {"HAS_MASK": True, "HAS_PART": True, "HAS_MORE": True}),
+    "gates backward": (gates._backward_kernel, [F32] * 10 + [I32] * 5, *GATES,
+                       {"HAS_MASK": True, "OF_MASKED": True, "HAS_TOTAL": True, "FILLS": True}),
+    "gates backward, bf16": (gates._backward_kernel, [*[F32] * 6, BF16, F32, F32, BF16,
+                                                      *[I32] * 5], *GATES,
+                             {"HAS_MASK": True, "OF_MASKED": True, "HAS_TOTAL": True,
+                              "FILLS": True}),
     "norm forward": (norm._forward_kernel, [F32] * 3 + NORM, {"num_warps": 4}, TILE),
     "norm forward, bf16": (norm._forward_kernel, [BF16, BF16, F32, *NORM], {"num_warps": 4}, TILE),
     "norm backward": (norm._backward_kernel, [F32] * 4 + NORM, {"num_warps": 4}, TILE),

@@ -23,16 +23,28 @@ def check_gates(T, N, H, masked, dtype, tolerance):
     found = gates_triton.forward(a.clone(), below, mask, dtype)
     grads = plain.gates_backward(*expected[:1], below, expected[1], mask, dh, dc, dtype)
     found_grads = gates_triton.backward(*expected[:1], below, expected[1], mask, dh, dc, dtype)
-    into = torch.empty_like(below)
-    masked_grads = gates_triton.backward(*expected[:1], below, expected[1], mask, dh, dc, dtype,
-                                         True, into)
-    assert masked_grads[1] is into
-    of_masked = plain.gates_backward(*expected[:1], below, expected[1], mask, dh.clone(), dc, dtype,
-                                     True, torch.empty_like(below))
-    for x, y in zip((*found, *found_grads, *masked_grads), (*expected, *grads, *of_masked),
-                    strict=True):
+    given = expected[0], below, expected[1], mask, dh, dc, dtype, True
+    sums = [random(T, N, 4 * H), random(2, T + 3, N, H)], []
+    sums[1].extend(x.clone() for x in sums[0])
+    masked_grads = gates_triton.backward(*given, *sums[0], 2)
+    of_masked = plain.gates_backward(*given[:4], dh.clone(), *given[5:], *sums[1], 2)
+    part, more = random(T, N, 4 * H), random(T, N, 4 * H)
+    summed = gates_triton.forward(a.clone(), below, mask, dtype, part, more)
+    as_one = plain.gates_forward(a + part + more, below, mask, dtype)
+    for x, y in zip((*found, *found_grads, *masked_grads, *sums[0], *summed),
+                    (*expected, *grads, *of_masked, *sums[1], *as_one), strict=True):
         torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance)
         assert x.dtype == y.dtype
+    if dtype == torch.float64:
+        return
+    halves = a.bfloat16(), more.bfloat16()
+    rounded = gates_triton.forward(halves[0], below, mask, dtype, part, halves[1])
+    for x, y in zip(rounded, plain.gates_forward(halves[0], below, mask, dtype, part, halves[1]),
+                    strict=True):
+        torch.testing.assert_close(x, y, rtol=tolerance, atol=tolerance)
+        assert x.dtype == y.dtype == dtype
+    half, _, _ = gates_triton.backward(*given, da_dtype=torch.bfloat16)
+    torch.testing.assert_close(half, masked_grads[0].bfloat16(), rtol=1e-2, atol=1e-2)
 
 
 def check_norm(shape, dtype, tolerance, to=None):
