@@ -10,14 +10,9 @@ from fairseq.tasks import FairseqTask
 
 from harness.endings import BadInput, bad_input
 from texts.vocabulary import digest_of, pack, words_in_file
+from tnn.lm.checkpoint import words_of
 
 KEY = "tnn words"  # of task_state, while a checkpoint is being loaded
-
-
-def words_of(state: dict) -> dict[str, dict]:
-    """{name of a task's class: what get_checkpoint_dict gave} of a checkpoint."""
-    found = (state.get("extra_state") or {}).items()
-    return {name: each for name, each in found if isinstance(each, dict) and "word_list" in each}
 
 
 def get_checkpoint_dict(self: FairseqTask) -> dict:

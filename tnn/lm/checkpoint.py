@@ -101,8 +101,6 @@ def check(checkpoint: str, kind: Kind) -> tuple[str, list[str] | None]:
     Returns the folder that it was trained on, and the words by id where an autoregressive model's
     file lists them. fairseq itself compares no CRCs. What else than tensors it may hold, the plugin
     has named."""
-    from tnn.fairseq_plugin.words import words_of
-
     with bad_input():
         content = files.read(checkpoint)
     if not {"model", "optimizer_history"} <= content.keys():
@@ -119,6 +117,12 @@ def check(checkpoint: str, kind: Kind) -> tuple[str, list[str] | None]:
     with bad_input(f"{checkpoint}: "):
         entry = next(iter(lists.values()))
         return data, words_in_file(entry, digest=entry.get("vocabulary", ""))
+
+
+def words_of(state: dict) -> dict[str, dict]:
+    """{name of a task's class: what get_checkpoint_dict gave} of a checkpoint."""
+    found = (state.get("extra_state") or {}).items()
+    return {name: each for name, each in found if isinstance(each, dict) and "word_list" in each}
 
 
 def count(words: Path) -> int:
