@@ -4,7 +4,7 @@ computing everything anew.
     python benchmarks/tnn_generate.py          table; results/figures/tnn-generation.png
 
 A TnnModel with random weights (width 256, 3 layers, 5000 words) has read a prompt of n tokens and
-adds 256 more, greedily: two looks back of the recurrences. window and etsc are
+adds 256 more, greedily: eight inner blocks of the recurrences. window and etsc are
 tnn/network/recurrence.py; full is the recomputation, of 8 tokens. Their texts must be the same.
 softmax is a transformer of as many weights that keeps its keys and values. Time is the processor's,
 with one thread: what a machine with nothing else to do needs.

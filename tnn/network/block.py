@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tnn.network.glu import GLU, GLUv2
 from tnn.network.gtu import GTUS
 from tnn.network.norms import norm, pre_normed
+from tnn.network.one_position import one_position
 
 
 class _TokenMixer(nn.Module):
@@ -53,7 +54,8 @@ class TnnBlock(nn.Module):
                   lambda y: self._dropped(self.glu(y)))
         norms = self.self_attn_layer_norm, self.final_layer_norm
         if self.pre_norm:
-            return pre_normed(x, mixers, norms)
+            y = memory and one_position(x, memory, (self.self_attn.gtu, self.glu), norms)
+            return pre_normed(x, mixers, norms) if y is None else y
         for mixer, layer_norm in zip(mixers, norms, strict=True):
             x = layer_norm(x + mixer(x))
         return x

@@ -10,6 +10,7 @@ from kernels.product import linear
 from tnn.network.glu import GLU
 from tnn.network.gtu import Gtu
 from tnn.network.norms import norm, pre_normed
+from tnn.network.one_position import one_position
 from tnn.network.tno import Tno
 
 
@@ -40,8 +41,9 @@ class TnnLayer(nn.Module):
         """memory (recurrence.py) continues a sequence whose earlier positions it has seen."""
         norms = self.token_norm, self.feature_norm
         if self.prenorm:
-            return pre_normed(x, (lambda y: self.token_mixer(y, memory=memory),
-                                  self.feature_mixer), norms)
+            y = memory and one_position(x, memory, (self.token_mixer, self.feature_mixer), norms)
+            return y if y is not None else pre_normed(
+                x, (lambda y: self.token_mixer(y, memory=memory), self.feature_mixer), norms)
         x = x + norms[0](self.token_mixer(x, memory=memory))
         return x + norms[1](self.feature_mixer(x))
 

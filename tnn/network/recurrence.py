@@ -8,17 +8,24 @@ conversion to a diagonal state space, ETSC (Qin and Zhong 2023, arXiv 2311.08756
 positions whatever the decay, and wrong after them.
 
 To read all K inputs, or all states, at every position would cost more memory traffic than the rest
-of the model. So both look back once in BLOCK positions, by one Fourier transform that says what the
-past adds to the whole block; within the block an output sums over the few inputs since its
-beginning:
+of the model. So what the past adds to later outputs is computed for many outputs at once, by
+Fourier transforms, the farther back the rarer:
 
-    y_i = [what the inputs before the block add to i] + sum of t(i - j) x_j over j in the block
+    y_i = [inputs before the last multiple of Q: what a memory keeps, once in Q positions]
+        + [of those since: blocks of B = P, 2 P, 4 P .. Q / 2 inputs, each once]
+        + [the sum of t(i - j) x_j over the inputs j since the last multiple of P]
+
+Position i, counted from the last multiple of Q, a multiple of P: with B the largest P 2^s that
+divides it, the B inputs before i are added to the B outputs from i on. Each pair of positions meets
+in exactly one of these (semi-relaxed multiplication of power series), and one costs two transforms
+of length 2 B, every 2 B positions.
 
 A memory belongs to one sequence being generated; calling it with the next positions v (b, n, c)
 returns Tno's outputs for them.
 
-Notation: b batch, n positions at once, c channels (the heads' side by side), K lags kept, P length
-of a block, N length for which the state space is exact, m = N + 1, S = m // 2 states.
+Notation: b batch, n positions at once, c channels (the heads' side by side), K lags kept, P and Q
+lengths of the inner and outer blocks, N length for which the state space is exact, m = N + 1,
+S = m // 2 states.
 """
 
 import math
@@ -28,8 +35,9 @@ from torch import Tensor
 
 from tnn.network.tno import Tno
 from tnn.network.toeplitz import HALF, fft_length, toeplitz_product
+from tnn.network.toeplitz_cpu import CACHE
 
-BLOCK = 128  # one look back costs about as much as the sums of so many positions
+BLOCK = 32  # P, at most
 
 
 def lags_needed(tno: Tno, longest: int) -> int:
@@ -38,25 +46,30 @@ def lags_needed(tno: Tno, longest: int) -> int:
 
 
 class _Memory:
-    """Blocks and the sums within them. A subclass keeps what lies before the block.
+    """The blocks and the sums within them. A subclass keeps what lies before the outer block.
 
     t (K, c): the coefficients. longest: for so many positions. ValueError when more are asked for.
     """
 
+    outer = 512  # Q, at most: the inputs and outputs of so many positions are kept
+
     def __init__(self, t: Tensor, longest: float):
         self.t, self.longest = t, longest
-        self.P = min(BLOCK, len(t))
+        self.P = self.Q = min(BLOCK, len(t))
+        while min(self.outer, len(t)) >= 2 * self.Q:
+            self.Q *= 2
         self.turned = t[:self.P].flip(0).contiguous()  # t(P-1) .. t(0): (P, c)
-        self.block: Tensor | None = None   # inputs since the block's beginning (b, P, c)
-        self.before: Tensor | None = None  # what those before it add to its outputs (b, P, c)
+        self.spectra: dict[int, Tensor] = {}  # B -> transform of t(0) .. t(2B-1): (c, B + 1)
+        self.block: Tensor | None = None   # inputs since the outer block's beginning (b, Q, c)
+        self.before: Tensor | None = None  # what those before the inner one add (b, Q, c)
         self.filled = self.position = 0
 
     def look_back(self) -> Tensor:
-        """What the inputs read so far add to the next P outputs: (b, c, P)."""
+        """What the inputs read so far add to the next Q outputs: (b, c, Q)."""
         raise NotImplementedError
 
     def take_in(self, v: Tensor) -> None:
-        """The next inputs (b, c, n): the first ones, of any number, then blocks of P."""
+        """The next inputs (b, c, n): the first ones, of any number, then blocks of Q."""
         raise NotImplementedError
 
     def reorder(self, order: Tensor) -> None:
@@ -65,31 +78,55 @@ class _Memory:
         self.before = None if self.before is None else self.before.index_select(0, order)
 
     def __call__(self, v: Tensor) -> Tensor:
-        if self.position + v.shape[1] > self.longest:
-            raise ValueError(f"{type(self).__name__}: made for {self.longest} positions, not for "
-                             f"{self.position + v.shape[1]}")
+        self._check_length(v.shape[1])
         if self.block is not None:
             return torch.cat([self._step(v[:, i]) for i in range(v.shape[1])], dim=1)
         n, K = v.shape[1], len(self.t)
         self.take_in(v.mT)
-        self.block = v.new_zeros(len(v), self.P, v.shape[-1])
-        self.filled, self.position = self.P, n  # the next position begins a block
+        self.block = v.new_zeros(len(v), self.Q, v.shape[-1])
+        self.filled, self.position = self.Q, n  # the next position begins a block
         t = torch.nn.functional.pad(self.t, (0, 0, 0, n - K)) if n > K else self.t[:n]
         return toeplitz_product(v, t)
 
-    def _step(self, v):
-        """v (b, c) -> (b, 1, c)"""
-        if self.filled == self.P:
+    def advance(self) -> tuple[int, int]:
+        """Makes room for one more position, whose input is to be written to block[:, i]. Its
+        output is before[:, i] plus the sum of t(i - j) block[:, j] over first <= j <= i.
+        Returns first and i."""
+        self._check_length(1)
+        i = self.filled
+        if i == self.Q:
             if self.before is not None:  # else the last inputs were the prompt's
                 self.take_in(self.block.mT)
-            self.before, self.filled = self.look_back().mT.to(v.dtype).contiguous(), 0
-        self.block[:, self.filled] = v
-        self.filled += 1
-        self.position += 1
+            self.before, i = self.look_back().mT.contiguous(), 0
+        elif i % self.P == 0:
+            self._add_block(i)
+        self.filled, self.position = i + 1, self.position + 1
+        return i - i % self.P, i
+
+    def _add_block(self, i):
+        """Adds the B inputs before i to the B outputs from i on. What wraps around in a transform
+        of length 2 B falls on outputs that nobody reads."""
+        blocks = i // self.P
+        B = self.P * (blocks & -blocks)
+        if B not in self.spectra:
+            self.spectra[B] = torch.fft.rfft(_wide(self.t[:2 * B]).t(), 2 * B)
+        inputs = torch.fft.rfft(_wide(self.block[:, i - B:i]).mT, 2 * B)
+        y = torch.fft.irfft(inputs.mul_(self.spectra[B]), 2 * B)[..., B:]
+        self.before[:, i:i + B] += y.mT
+
+    def _step(self, v):
+        """v (b, c) -> (b, 1, c)"""
+        first, i = self.advance()
+        self.block[:, i] = v
         # Rows of c numbers, one a lag, take a third of the time of einsum's product per channel.
-        weights = self.turned[self.P - self.filled:].to(v.dtype)
-        y = (self.block[:, :self.filled] * weights).sum(1, keepdim=True)
-        return y.add_(self.before[:, self.filled - 1:self.filled])
+        weights = self.turned[self.P - 1 - i + first:].to(v.dtype)
+        y = (self.block[:, first:i + 1] * weights).sum(1, keepdim=True)
+        return (y + self.before[:, i:i + 1]).to(v.dtype)
+
+    def _check_length(self, more):
+        if self.position + more > self.longest:
+            raise ValueError(f"{type(self).__name__}: made for {self.longest} positions, not for "
+                             f"{self.position + more}")
 
 
 class Window(_Memory):
@@ -105,9 +142,8 @@ class Window(_Memory):
         vanish = tno.reach(torch.float32) <= longest
         super().__init__(_flat(tno.coefficients(self.K)), math.inf if vanish else longest)
         # What wraps around falls on the first K positions, which nobody reads.
-        self.size = fft_length(self.K + self.P, 1)
-        t = self.t.float() if self.t.dtype in HALF else self.t
-        self.spectrum = torch.fft.rfft(t.t(), self.size)  # (c, F)
+        self.size = fft_length(self.K + self.Q, 1)
+        self.spectrum = torch.fft.rfft(_wide(self.t).t(), self.size)  # (c, F)
         self.past: Tensor | None = None  # the last K inputs (b, c, K), zeros before the first
 
     def take_in(self, v):
@@ -117,9 +153,8 @@ class Window(_Memory):
         self.past = v[:, :, v.shape[-1] - self.K:].clone()  # the block is written anew
 
     def look_back(self):
-        past = self.past.float() if self.past.dtype in HALF else self.past
-        product = torch.fft.rfft(past, self.size).mul_(self.spectrum)
-        return torch.fft.irfft(product, self.size)[:, :, self.K:self.K + self.P]
+        product = torch.fft.rfft(_wide(self.past), self.size).mul_(self.spectrum)
+        return torch.fft.irfft(product, self.size)[:, :, self.K:self.K + self.Q]
 
     def reorder(self, order):
         super().reorder(order)
@@ -135,11 +170,14 @@ class StateSpace(_Memory):
     lambda is raised to the power of the lag, 4e-5 after 512 positions in single precision.
 
     The states after several inputs, and several outputs of the same states, are Fourier transforms
-    of length m. N may be anything from `longest` on: it is such that these are fast.
+    of length m. N may be anything from `longest` on: it is such that these are fast. State 0 is
+    kept with b_0 = 0, so that the transforms need no copy without it.
 
     Raises ValueError unless the operator is causal, with par_type 1 and act_type "none", and when
     more than `longest` positions are asked for.
     """
+
+    outer = 2048  # to look back takes transforms of the whole length, in double precision
 
     def __init__(self, tno: Tno, longest: int):
         _check(tno)
@@ -149,28 +187,44 @@ class StateSpace(_Memory):
         self.m = m = fft_length(longest + 1, 1)
         r = _flat(tno.undecayed(m - 1)).double().t()  # (c, N)
         r = torch.cat([r, -r.sum(-1, keepdim=True)], dim=-1)  # (c, m)
-        self.b = torch.fft.rfft(r).conj()[:, 1:] / m  # (c, S)
+        self.b = torch.fft.rfft(r).conj() / m  # (c, S + 1)
+        self.b[:, 0] = 0
         g = tno.decay()
         self.g = (torch.ones_like(r[:, :1]) if g is None else _flat(g).t()).double()  # (c, 1)
-        angles = -2 * math.pi * torch.arange(1, m // 2 + 1, device=r.device).double() / m
-        self.lambda_P = self.g ** self.P * torch.polar(torch.ones_like(angles), angles * self.P)
-        self.damping = self.g ** torch.arange(1, self.P + 1, device=r.device)  # (c, P)
-        self.u: Tensor | None = None  # (b, c, S)
+        angles = -2 * math.pi * torch.arange(m // 2 + 1, device=r.device).double() / m
+        self.lambda_Q = self.g ** self.Q * torch.polar(torch.ones_like(angles), angles * self.Q)
+        self.damping = self.g ** torch.arange(1, self.Q + 1, device=r.device)  # (c, Q)
+        self.u: Tensor | None = None  # (b, c, S + 1)
 
     def take_in(self, v):
         """With z_k = g^k v_{n-1-k} the new inputs' part is a Fourier transform, sum_k
         z_k exp(-2 pi i s k / m), of length m since n <= N < m."""
         n = v.shape[-1]
-        z = v.flip(-1).double() * self.g ** torch.arange(n, device=v.device)
-        new = torch.fft.rfft(z, self.m)[..., 1:]  # (b, c, S)
-        self.u = new if self.u is None else self.u.mul_(self.lambda_P).add_(new)
+        u, powers = self.u, torch.arange(n, device=v.device)
+        if u is None:
+            self.u = torch.empty(*v.shape[:2], self.b.shape[1], dtype=self.b.dtype, device=v.device)
+        for part in self._parts():
+            new = torch.fft.rfft(v[:, part].flip(-1).double() * self.g[part] ** powers, self.m)
+            if u is None:
+                self.u[:, part] = new
+            else:
+                u[:, part].mul_(self.lambda_Q[part]).add_(new)
 
     def look_back(self):
         """y_{i+k} = g^k Re sum_s b_s u_s exp(-2 pi i s k / m), over all s: irfft adds the
         conjugate halves."""
-        spectrum = torch.nn.functional.pad((self.b * self.u).conj_physical_(), (1, 0))
-        y = torch.fft.irfft(spectrum, self.m, norm="forward")
-        return y[..., 1:self.P + 1] * self.damping
+        y = self.t.new_empty(*self.u.shape[:2], self.Q, dtype=_wide(self.t).dtype)
+        for part in self._parts():
+            spectrum = (self.b[part] * self.u[:, part]).conj_physical_()
+            found = torch.fft.irfft(spectrum, self.m, norm="forward")[..., 1:self.Q + 1]
+            y[:, part] = found.mul_(self.damping[part])
+        return y
+
+    def _parts(self):
+        """Slices of the channels; on a CPU, such that their transforms stay in the cache."""
+        c = len(self.b)
+        step = max(CACHE // self.m, 1) if self.b.device.type == "cpu" else c
+        return [slice(k, min(k + step, c)) for k in range(0, c, step)]
 
     def reorder(self, order):
         super().reorder(order)
@@ -185,6 +239,10 @@ def _check(tno):
         raise ValueError("only a causal operator can be computed one position at a time")
     if tno.par_type != 1:
         raise ValueError("par_type 2 and 3 have other coefficients at every length")
+
+
+def _wide(x):
+    return x.float() if x.dtype in HALF else x
 
 
 def _flat(t):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from kernels import library
 from tnn import TnnBlock, TnnModel, Tno
 from tnn.lm.generate import generate, sampler
-from tnn.network import recurrence
+from tnn.network import one_position, recurrence
 from tnn.network.recurrence import MEMORIES, StateSpace, Window, lags_needed
 
 
@@ -86,6 +87,27 @@ def test_generation_does_not_depend_on_the_memory(blocks):
     assert texts[0].shape == (2, 35)
     assert torch.equal(texts[0], texts[1])
     assert torch.equal(texts[0], texts[2])
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+@pytest.mark.parametrize("options", [
+    {}, {"bias": False}, {"heads": 2}, {"glu_dim": 7}, {"gtu_type": 1}, {"gtu_type": 3},
+    {"glu_type": 2}, {"glu_act": "gelu"}, {"act_fun": "relu"}, {"use_norm": True},
+    {"norm_type": "layernorm"}, {"pre_norm": False}], ids=str)
+@torch.no_grad()
+def test_whole_layers(blocks, monkeypatch, name, options):
+    """The published one, whatever its sizes, by compiled calls; any other by PyTorch's."""
+    torch.manual_seed(0)
+    block = TnnBlock(6, causal=True, rpe_embedding=4, use_decay=True, **options).eval()
+    memory, x = MEMORIES[name](block.self_attn.gtu.toep, 20), torch.randn(3, 20, 6)
+    calls, steps = [], one_position.gated_steps
+    monkeypatch.setattr(one_position, "gated_steps",
+                        lambda *args: calls.append(1) or steps(*args))
+    y = torch.cat([block(x[:, :9], memory=memory),
+                   *(block(x[:, i:i + 1], memory=memory) for i in range(9, 20))], 1)
+    torch.testing.assert_close(y, block(x), atol=2e-5, rtol=1e-4)
+    published = options.keys() <= {"bias", "heads", "glu_dim"}
+    assert len(calls) == (11 if published and library.loaded() else 0)
 
 
 def test_logits_of_the_last_position_alone():
