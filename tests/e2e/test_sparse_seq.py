@@ -110,11 +110,10 @@ def explained(text):
     return True
 
 
-# tests/trust sends SIGTERM to every script.
-@pytest.mark.parametrize(
-    ("signum", "code"),
-    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
-    ids=["Ctrl-C", "SIGTERM"])
+# By default tests/trust sends both signals to every script.
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)],
+                         ids=["Ctrl-C", "SIGTERM"])
 def test_asked_to_stop(home, signum, code):
     save = f"logs/stop{code}"
     argv = [LM / "main.py", "--data", "data/penn", "--epochs", "9000", "--save", save, *SMALL]

@@ -54,8 +54,10 @@ def one_line(done, script):
 
 
 @pytest.mark.parametrize(("script", "flags", "message"), [
-    ("main.py", [], "./getdata.sh wt2"), ("pointer.py", ["--save", "x.pt"], "no file x.pt"),
-    ("generate.py", [], "no file model.pt")], ids=["main", "pointer", "generate"])
+    pytest.param("main.py", [], "./getdata.sh wt2"),
+    pytest.param("pointer.py", ["--save", "x.pt"], "no file x.pt", marks=pytest.mark.slow),
+    pytest.param("generate.py", [], "no file model.pt", marks=pytest.mark.slow)],
+    ids=["main", "pointer", "generate"])
 def test_missing_data(tmp_path, script, flags, message):
     """pointer.py and generate.py ask for the model first, which knows its words."""
     done = run(command(script, "--data", "data/wikitext-2", *flags, "--no-cuda"), tmp_path, code=2)

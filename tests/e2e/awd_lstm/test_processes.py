@@ -46,6 +46,7 @@ def test_torchrun(folder, tmp_path_factory):
     assert_close_to_one_process(folder, tmp_path_factory, 1e-5, *flags)
 
 
+@pytest.mark.slow
 def test_two_processes_agree_on_a_default_name(folder):
     """Without --save the name is the time, which must be one for all."""
     flags = [*SETTINGS.split(), "--data", "texts", "--log-dir", "logs", "--max-steps", "2",
