@@ -212,7 +212,7 @@ def test_resume_is_bit_identical(folder, tmp_path_factory, mode):
     assert_same_files(folder, expected)
 
 
-# tests/trust sends SIGTERM to every script.
+# By default tests/trust sends both signals to every script.
 @pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)],
                          ids=["Ctrl-C", "SIGTERM"])
