@@ -21,8 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 # Seconds that a step may take. What does not fit the minutes is left out, from the end.
-STEPS = {"versions": 40, "kernels": 60, "precision": 40, "scripts": 110, "resume": 60, "tests": 90,
-         "speed": 150, "epoch": 60}
+STEPS = {"versions": 40, "kernels": 60, "precision": 40, "scripts": 110, "resume": 80, "tests": 90,
+         "epoch": 60, "speed": 300}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -1,118 +1,126 @@
-"""What gpu_steps.py runs: every script at a tiny size, and the language models at the published."""
+"""What gpu_speed.py times: the scripts at their published sizes, with data made on the spot."""
 
-import argparse
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-UPDATES = 60  # of a timed run; the script's last report covers twenty of them
+# What an H200 does by its data sheet, operations a second; how much of it large products reach, by
+# experience; seconds that the host takes to launch one operation, alone and as part of a graph.
+PEAK = {"float32": 67e12, "TF32": 494e12, "bf16": 989e12}
+REACHED, LAUNCH, REPLAYED = 0.5, 5e-6, 1.2e-6
+PTB = 929_589  # tokens
 
-TINY = "--emsize 32 --nhid 48 --batch_size 8 --seed 7 --log-interval 10 --epochs 3 --device cuda"
-TRELLIS = ("--emsize 16 --nhid 24 --nout 16 --nlevels 8 --horizon 8 --aux_freq 4 --batch_size 8 "
-           "--seed 7 --log-interval 10 --epochs 3 --device cuda --name m")
-IMAGES = ("--data-set DIGITS --input-size 16 --arch-options patch_size=8 embed_dim=16 glu_dim=16 "
-          "depth=2 rpe_embdding=16 --num_workers 0 --batch-size 16 --epochs 3 --clip-grad 5 "
-          "--seed 7 --device cuda --fp32-resume")
+BOTH = ("eager", "compile")
+ALL = ("eager", "graphs", "compile")
+FLAGS = {"eager": (), "compile": ("--compile",), "graphs": ("--cuda-graphs",)}
+PRECISION = {"TF32": ("--precision", "32", "--tf32"), "bf16": ("--precision", "bf16-mixed"),
+             "float32": ("--precision", "32", "--no-tf32")}
 
 
 @dataclass(frozen=True)
-class Tiny:
-    """A script with the flags of a tiny run. state: its training state below the run's folder."""
+class Timed:
+    """A script with the flags of its published run.
 
+    unit, count: what an update learns from, and how many of them. operations: launches of an
+    update, from results/gpu_counts.md. epoch, expected: updates of an epoch, and seconds that one
+    should take on an H200 with TF32, as estimated before anything had run.
+    """
+
+    name: str
     module: str
     flags: str
-    state: str = "m.pt.state"
-    save: str = "m.pt"
-    paths: str = "--data {data}/texts --save {save} --log-dir {logs}"
-    safe: tuple[type, ...] = ()
-
-    def argv(self, folder: Path, data: Path, *more) -> list[str]:
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = self.paths.format(data=data, save=folder / self.save, logs=folder / "logs")
-        return [*self.flags.split(), *paths.split(), *map(str, more)]
-
-
-@dataclass(frozen=True)
-class Timed(Tiny):
-    """At the published size. tokens, updates: of an update, of an epoch on PTB; expected: seconds
-    that an epoch should take on an H200 with TF32, by arithmetic."""
-
-    name: str = ""
-    tokens: int = 0
-    updates: int = 0
+    count: int
+    operations: int
+    unit: str = "tokens"
+    modes: tuple[str, ...] = BOTH
+    paths: str = "--data {data}/texts --save {folder}/m.pt --log-dir {folder}/logs"
+    epoch: int = 0
     expected: float | None = None
+
+    def argv(self, folder: Path, data: Path, form: str, mode: str, updates: int) -> list[str]:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = self.paths.format(data=data, folder=folder)
+        own = [*self.flags.split(), *paths.split()]
+        if self.module == "fairseq_cli.train":
+            return [*own, "--max-update", str(updates), *["--bf16"] * (form == "bf16")]
+        return [*own, *PRECISION[form], *FLAGS[mode], "--device", "cuda", "--max-steps",
+                str(updates)]
+
+    def expected_ms(self, form: str, mode: str, flops: float) -> float:
+        """The larger of what the arithmetic takes and what the launches do."""
+        launching = self.operations * (REPLAYED if mode == "graphs" else LAUNCH)
+        return 1000 * max(flops / (REACHED * PEAK[form]), launching)
 
 
 LM = "sparse_seq.language_modeling.main"
-RUNS = {
-    "awd-lstm": Tiny("awd_lstm.main", f"{TINY} --nlayers 3 --lr 5"),
-    "awd-gru": Tiny("awd_lstm.main", f"{TINY} --nlayers 2 --model GRU --lr 5"),
-    "awd-qrnn": Tiny("awd_lstm.main", f"{TINY} --nlayers 4 --model QRNN --lr 5"),
-    "scratch": Tiny("awd_lstm.scratch.main", f"{TINY} --nlayers 2 --lr 5"),
-    "trellis-word": Tiny("trellisnet.word_PTB.word_ptb", f"{TRELLIS} --lr 5"),
-    "trellis-wt103": Tiny("trellisnet.word_WT103.word_wt103",
-                          f"{TRELLIS} --lr 0.01 --splits 10 30"),
-    "sparse-lm": Tiny(LM, f"{TINY} --nlayers 2 --lr 5 --sparse_mode sparse_all --sparse_fract 0.7 "
-                      "--emblocks 2 --emdensity 0.6", "run/state.pt", "run"),
-    "dense-lm": Tiny(LM, f"{TINY} --nlayers 2 --lr 5", "run/state.pt", "run"),
-    "im": Tiny("tnn.im.main", IMAGES, "run/checkpoint_last.pth", "run",
-               "--data-path {data}/images --output_dir {save} --log-dir {logs}",
-               (argparse.Namespace,)),
-    "lra": Tiny("tnn.lra.main", "--task listops --n-layers 2 --d-model 32 --batch-size 8 --epochs "
-                "3 --warmup 5 --lr 0.01 --workers 0 --seed 7 --device cuda",
-                paths="--data {data}/lra --save {save} --log-dir {logs}"),
-}
-PTB = 929_589  # tokens
+LOG = "--seed 7 --log-interval 10"
+RUN = "--save {folder}/run --log-dir {folder}/logs --data {data}/texts"
 SPEED = (
-    Timed("awd_lstm.main", "--batch_size 20 --emsize 400 --nhid 1150 --nlayers 3 --dropouti 0.4 "
-          "--dropouth 0.25 --seed 141 --log-interval 20 --epochs 1 --device cuda",
-          name="AWD-LSTM", tokens=1400, updates=PTB // 1400, expected=4),
-    Timed("awd_lstm.main", "--model QRNN --batch_size 20 --emsize 400 --nhid 1550 --nlayers 4 "
-          "--clip 0.2 --wdrop 0.1 --seed 9001 --log-interval 20 --epochs 1 --device cuda",
-          name="QRNN", tokens=1400, updates=PTB // 1400, expected=2),
-    Timed("trellisnet.word_PTB.word_ptb", "--log-interval 20 --epochs 1 --device cuda --name m",
-          name="TrellisNet", tokens=16 * 52, updates=PTB // (16 * 52), expected=10),
-    Timed(LM, "--batch_size 20 --emsize 400 --nhid 1725 --nlayers 3 --sparse_mode sparse_hidden "
-          "--sparse_fract 0.666 --log-interval 20 --epochs 1 --device cuda", "run/state.pt", "run",
-          name="sparse, streams", tokens=1400, updates=PTB // 1400),
-    Timed(LM, "--batch_size 20 --emsize 400 --nhid 1150 --nlayers 3 --log-interval 20 --epochs 1 "
-          "--device cuda", "run/state.pt", "run",
-          name="dense cuDNN", tokens=1400, updates=PTB // 1400),
+    Timed("AWD-LSTM", "awd_lstm.main", "--batch_size 20 --emsize 400 --nhid 1150 --nlayers 3 "
+          f"--dropouti 0.4 --dropouth 0.25 --epochs 1 {LOG}", 1400, 118, epoch=PTB // 1400,
+          expected=4),
+    Timed("QRNN", "awd_lstm.main", "--model QRNN --batch_size 20 --emsize 400 --nhid 1550 "
+          f"--nlayers 4 --clip 0.2 --wdrop 0.1 --epochs 1 {LOG}", 1400, 182, epoch=PTB // 1400,
+          expected=2),
+    Timed("TrellisNet", "trellisnet.word_PTB.word_ptb", f"--epochs 1 --name m {LOG}", 16 * 52, 606,
+          modes=ALL, epoch=PTB // (16 * 52), expected=10),
+    Timed("LRA imdb", "tnn.lra.main", f"--task imdb --epochs 9 --workers 4 --eval-limit 32 {LOG}",
+          32, 496, "reviews", ALL,
+          "--data {data}/lra --save {folder}/m.pt --log-dir {folder}/logs"),
+    Timed("TNN-ViT tiny", "tnn.im.main", "--model tnn_vit_e3g1_tiny_rpe_l1_90_prenorm --data-set "
+          "DIGITS --input-size 224 --batch-size 128 --num_workers 12 --aa= --reprob 0 --epochs 9 "
+          "--seed 7 --clip-grad 5", 128, 1500, "images", ALL,
+          "--data-path {data}/images --output_dir {folder}/run --log-dir {folder}/logs"),
+    Timed("TNN language model", "fairseq_cli.train", "--user-dir tnn/fairseq_plugin "
+          "--task dummy_lm --dict-size 50260 --arch tnn_v2_decay_99_pre "
+          "--share-decoder-input-output-embed --dropout 0.1 --optimizer adam --weight-decay 0.2 "
+          "--clip-norm 1 --lr 0.0005 "
+          "--tokens-per-sample 512 --batch-size 128 --log-interval 10 --no-save "
+          "--disable-validation --num-workers 0", 128 * 512, 678, modes=("eager",),
+          paths="--save-dir {folder}"),
+    Timed("sparse, streams", LM, "--batch_size 20 --emsize 400 --nhid 1725 --nlayers 3 "
+          f"--sparse_mode sparse_hidden --sparse_fract 0.666 --epochs 1 {LOG}", 1400, 306,
+          modes=("eager",), paths=RUN),
+    Timed("dense, cuDNN", LM, "--batch_size 20 --emsize 400 --nhid 1150 --nlayers 3 --epochs 1 "
+          f"{LOG}", 1400, 144, modes=("eager",), paths=RUN),
 )
 
 
-def write_data(folder: Path, words: int = 60, tokens: int = 6000) -> Path:
-    """Texts of so many different words, digits-like images, nested maxima."""
+# ---------------------------------------------------------------------------------------- data
+def write_data(folder: Path, tokens: int = 120_000, words: int = 10_000, reviews: int = 1000,
+               letters: int = 4200, images: int = 7680) -> Path:
+    """Texts of so many different words; reviews of each of the two kinds; pictures of digits."""
     rng = random.Random(1)
-    (folder / "texts").mkdir(parents=True)
-    for split, share in (("train", 1.0), ("valid", 0.1), ("test", 0.1)):
-        ids = [rng.randrange(words) for _ in range(int(tokens * share))]
-        if split == "train":
-            ids[:words] = range(words)
-        lines = (" ".join(f"w{i}" for i in ids[at:at + 20]) for at in range(0, len(ids), 20))
-        (folder / "texts" / f"{split}.txt").write_text("\n".join(lines) + "\n")
-    write_images(folder / "images")
-    write_trees(folder / "lra/listops")
+    write_texts(folder / "texts", rng, words, tokens)
+    for split, count in (("train", reviews), ("test", 32)):
+        for label in ("pos", "neg"):
+            below = folder / "lra/imdb/aclImdb" / split / label
+            below.mkdir(parents=True)
+            for i in range(count):
+                text = "".join(rng.choices("abcdefghij klmnop", k=letters))
+                (below / f"{i}_7.txt").write_text(text)
+    write_images(folder / "images", images)
     return folder
 
 
-def write_images(folder: Path) -> None:
+def write_texts(folder: Path, rng: random.Random, words: int, tokens: int) -> None:
+    folder.mkdir(parents=True)
+    for split, share in (("train", 1.0), ("valid", 0.1), ("test", 0.1)):
+        ids = rng.choices(range(words), k=int(tokens * share))
+        if split == "train":
+            ids[:words] = range(words)
+        lines = (" ".join(f"w{i}" for i in ids[at:at + 20]) for at in range(0, len(ids), 20))
+        (folder / f"{split}.txt").write_text("\n".join(lines) + "\n")
+
+
+def write_images(folder: Path, images: int) -> None:
     folder.mkdir(parents=True)
     draw = np.random.RandomState(2)
     np.savez(folder / "digits.npz", **{
-        f"{part}_{name}": values for part, count in (("train", 400), ("test", 32))
+        f"{part}_{name}": values for part, count in (("train", images), ("test", 32))
         for name, values in (("images", draw.randint(0, 17, (count, 8, 8)).astype(np.uint8)),
                              ("labels", draw.randint(0, 10, count)))})
 
 
-def write_trees(folder: Path) -> None:
-    folder.mkdir(parents=True)
-    rng = random.Random(3)
-    for split, count in (("train", 200), ("val", 16), ("test", 16)):
-        rows = ["Source\tTarget"]
-        for _ in range(count):
-            digits = [rng.randrange(10) for _ in range(rng.randint(3, 12))]
-            rows.append(f"[MAX {' '.join(map(str, digits))} ]\t{max(digits)}")
-        (folder / f"basic_{split}.tsv").write_text("\n".join(rows) + "\n")

@@ -10,7 +10,6 @@ import contextlib
 import importlib
 import io
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -23,8 +22,9 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from benchmarks.gpu_runs import RUNS, SPEED, UPDATES, Timed, write_data
+from benchmarks import gpu_speed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -35,6 +35,7 @@ class Found(dict):
     def __init__(self, path: Path, seconds: float):
         super().__init__()
         self.path, self.end = path, time.time() + seconds
+        self.failed = False
 
     def add(self, name: str, value) -> None:
         self[name] = value
@@ -78,31 +79,37 @@ def milliseconds(function, repeats: int = 30) -> float:
     return round(min(times), 4)
 
 
-def kernels(found: Found) -> None:
+def kernels(found: Found, T: int = 70, B: int = 20, H: int = 1550, repeats: int = 30) -> None:
     """Forget-mult at QRNN's PTB size with both numbers of warps, TrellisNet's gates and the norm,
     each against PyTorch's operations."""
     from kernels import forget_mult_triton, gates_triton, rms_norm
     from trellisnet import gates
-    f, x = torch.rand(70, 20, 1550, device="cuda"), torch.randn(70, 20, 1550, device="cuda")
+
+    def ms(function):
+        return milliseconds(function, repeats)
+
+    f, x = torch.rand(T, B, H, device="cuda"), torch.randn(T, B, H, device="cuda")
     c = forget_mult_triton.forward(f, x, None)
+    usual = forget_mult_triton.WARPS
     for warps in (2, 4):
         forget_mult_triton.WARPS = warps
         found.add(f"forget-mult, {warps} warps, ms", {
-            "forward": milliseconds(lambda: forget_mult_triton.forward(f, x, None)),
-            "backward": milliseconds(lambda: forget_mult_triton.backward(f, x, None, c, x))})
-    a = torch.randn(52, 16, 5600, device="cuda")
-    below, mask = torch.randn(52, 16, 1400, device="cuda"), torch.ones(16, 1400, device="cuda")
+            "forward": ms(lambda: forget_mult_triton.forward(f, x, None)),
+            "backward": ms(lambda: forget_mult_triton.backward(f, x, None, c, x))})
+    forget_mult_triton.WARPS = usual
+    a = torch.randn(T, B, 4 * H, device="cuda")
+    below, mask = torch.randn(T, B, H, device="cuda"), torch.ones(B, H, device="cuda")
 
     def eager():
         gates.eager_forward(a, below, mask, torch.float32)
 
     found.add("gates of a level, ms", {
-        "triton": milliseconds(lambda: gates_triton.forward(a, below, mask, torch.float32)),
-        "eager": milliseconds(eager)})
-    rows = torch.randn(4096, 512, device="cuda")
+        "triton": ms(lambda: gates_triton.forward(a, below, mask, torch.float32)),
+        "eager": ms(eager)})
+    rows = torch.randn(T * B, 512, device="cuda")
     found.add("norm, ms", {
-        "triton": milliseconds(lambda: rms_norm.rms_normalized(rows, 1e-8)),
-        "eager": milliseconds(lambda: rms_norm.rms_normalized_plain(rows, 1e-8))})
+        "triton": ms(lambda: rms_norm.rms_normalized(rows, 1e-8)),
+        "eager": ms(lambda: rms_norm.rms_normalized_plain(rows, 1e-8))})
 
 
 # ------------------------------------------------------------------------------------ precision
@@ -144,114 +151,153 @@ def error(found: torch.Tensor, exact: torch.Tensor) -> float:
 # -------------------------------------------------------------------------------------- scripts
 def called(module: str, argv: list[str]) -> str:
     """What the script says when its main is called. Raises what it raises."""
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-        importlib.import_module(module).main(argv)
+    output, kept = io.StringIO(), sys.argv
+    script = importlib.import_module(module)
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            if module == "fairseq_cli.train":  # reads sys.argv
+                sys.argv = [module, *argv]
+                script.cli_main()
+            else:
+                script.main(argv)
+    finally:
+        sys.argv = kept
     return output.getvalue()
 
 
-def scripts(found: Found, names: tuple[str, ...] = tuple(RUNS)) -> None:
+def tiny(names: tuple[str, ...] | None):
+    """The tiny runs of the tests, of these names or all: the runs, and what writes their data."""
+    from tests.cuda_pretended.scripts import RUNS, write_all
+    return [RUNS[name] for name in names or RUNS], RUNS, write_all
+
+
+def scripts(found: Found, names: tuple[str, ...] | None = None, updates: int = 20) -> None:
     """Twenty updates of every script; how often the host waited in them, by line."""
+    runs, known, write_all = tiny(names)
     with tempfile.TemporaryDirectory() as place:
-        data = write_data(Path(place) / "data")
-        for name in names:
+        data = write_all(Path(place) / "data")
+        for run in runs:
             if found.time_is_up:
                 return
-            folder = Path(place) / name
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                torch.cuda.set_sync_debug_mode("warn")
-                try:
-                    called(RUNS[name].module, RUNS[name].argv(folder, data, "--max-steps", 20))
-                finally:
-                    torch.cuda.set_sync_debug_mode("default")
-            places = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in caught
-                             if "synchronizing" in str(w.message))
-            found.add(name, {"waits": places.total(), "at": dict(places.most_common(6))})
+            folder = Path(place) / run.name
+            if run.before:
+                before = known[run.before]
+                called(before.script.module, before.argv(folder, data, "32", "--max-steps", 2))
+            try:
+                found.add(run.name, waits(run.script.module,
+                                          run.argv(folder, data, "32", "--max-steps", updates)))
+            except (Exception, SystemExit) as failure:
+                found.add(run.name, f"{type(failure).__name__}: {failure}"[:300])
+                found.failed = True
 
 
-def resume(found: Found, names: tuple[str, ...] = ("awd-lstm", "awd-qrnn", "trellis-word", "im")
-           ) -> None:
-    """With --deterministic: six updates at once, and three and three, to the same bits."""
-    from harness import files
+def waits(module: str, argv: list[str]) -> dict:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            called(module, argv)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    places = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in caught
+                     if "synchronizing" in str(w.message))
+    return {"waits": places.total(), "at": dict(places.most_common(6))}
+
+
+class Killed(BaseException):
+    """No script catches it."""
+
+
+@contextlib.contextmanager
+def killed_after(updates: int):
+    """Raises Killed in the optimiser's step with that number."""
+    done = 0
+
+    def step(*of_hook) -> None:
+        nonlocal done
+        done += 1
+        if done == updates:
+            raise Killed
+
+    hook = register_optimizer_step_post_hook(step)
+    try:
+        yield
+    except Killed:
+        pass
+    finally:
+        hook.remove()
+
+
+RESUMED = ("awd-lstm", "awd-qrnn", "trellis-small", "trellis-small-graphs", "im", "im-graphs",
+           "lra-cifar")
+
+
+def resume(found: Found, names: tuple[str, ...] = RESUMED) -> None:
+    """With --deterministic: six updates at once; and killed in the fifth, resumed from the state
+    after the third: to the same bits."""
+    runs, _, write_all = tiny(names)
     with tempfile.TemporaryDirectory() as place:
-        data = write_data(Path(place) / "data")
-        for name in names:
-            run, states = RUNS[name], []
-            for parts in ((6,), (3, 6)):
-                folder = Path(place) / f"{name}-{len(parts)}"
-                for number, steps in enumerate(parts):
-                    called(run.module, run.argv(folder, data, "--deterministic", "--max-steps",
-                                                steps, *["--resume"] * bool(number)))
-                states.append(files.read(folder / run.state, safe=run.safe)["model"])
+        data = write_all(Path(place) / "data")
+        for run in runs:
+            states = []
+            for name in ("whole", "killed"):
+                folder = Path(place) / run.name / name
+                argv = run.argv(folder, data, "32", "--deterministic", "--max-steps", 6,
+                                "--save-interval", 3)
+                if name == "killed":
+                    with killed_after(5):
+                        called(run.script.module, argv)
+                    argv.append("--resume")
+                called(run.script.module, argv)
+                states.append(run.script.read(folder / run.script.state)["model"])
             differ = [key for key, value in states[0].items()
                       if not torch.equal(value, states[1][key])]
-            found.add(name, {"same bits": not differ, "differ": differ[:5]})
+            found.add(run.name, {"same bits": not differ, "differ": differ[:5]})
+            found.failed |= bool(differ)
 
 
-def tests(found: Found) -> None:
-    """The tests that need a GPU and are skipped without one."""
-    files = ["tests/kernels/test_forget_mult.py", "tests/kernels/test_lstm.py",
+GPU_TESTS = ("tests/kernels/test_forget_mult.py", "tests/kernels/test_lstm.py",
              "tests/kernels/test_product.py", "tests/sparse_seq/test_blocks.py",
-             "tests/awd_lstm/test_qrnn.py"]
+             "tests/awd_lstm/test_qrnn.py")
+
+
+def suite(found: Found, files: tuple[str, ...] = GPU_TESTS) -> None:
+    """The tests that need a GPU and are skipped without one."""
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "gpu or cuda or "
          "streams", *files], cwd=ROOT, capture_output=True, text=True)
     found.add("pytest", ended.stdout.strip().splitlines()[-12:])
-    if ended.returncode:
-        sys.exit(1)
+    found.failed |= bool(ended.returncode)
 
 
 # ---------------------------------------------------------------------------------------- speed
-FORMS = {"TF32": ("32", "--tf32"), "bf16": ("bf16-mixed",), "float32": ("32", "--no-tf32")}
+def speed(found: Found, **more) -> None:
+    """See gpu_speed.py."""
+    gpu_speed.speed(found, called, **more)
 
 
-def speed(found: Found, timed: tuple[Timed, ...] = SPEED) -> None:
-    """ms an update at the published sizes, tokens a second, peak memory, and what was expected."""
-    with tempfile.TemporaryDirectory() as place:
-        data = write_data(Path(place) / "data", words=10_000, tokens=120_000)
-        for more in ((), ("--compile",)):
-            for form, (kind, *switch) in FORMS.items():
-                for run in timed:
-                    if found.time_is_up:
-                        found.add("not reached", f"from {run.name} {form} {' '.join(more)} on")
-                        return
-                    name = " ".join((run.name, form, *more))
-                    folder = Path(place) / name.replace(" ", "-")
-                    flags = ("--precision", kind, *switch, *more, "--max-steps", UPDATES)
-                    try:
-                        found.add(name, measured(run, run.argv(folder, data, *flags)))
-                    except (Exception, SystemExit) as failure:
-                        found.add(name, f"{type(failure).__name__}: {failure}"[:300])
+EPOCH = ("--model QRNN --batch_size 20 --clip 0.2 --wdrop 0.1 --nhid 1550 --nlayers 4 --emsize 400 "
+         "--dropouth 0.3 --seed 9001 --dropouti 0.4 --epochs 1 --device cuda")
 
 
-def measured(run: Timed, argv: list[str]) -> dict:
-    """Of the script's own last report."""
-    torch.cuda.reset_peak_memory_stats()
-    said = called(run.module, argv)
-    ms = float(re.findall(r"ms/batch\s+([\d.]+)", said)[-1])
-    return {"ms an update": ms, "tokens a second": round(1000 * run.tokens / ms),
-            "peak GB": round(torch.cuda.max_memory_allocated() / 2**30, 2),
-            "an epoch, seconds": round(run.updates * ms / 1000, 1),
-            "expected of an H200 with TF32, seconds": run.expected}
-
-
-def epoch(found: Found) -> None:
+def epoch(found: Found, data: Path = ROOT / "data/penn", flags: str = EPOCH) -> None:
     """A whole epoch of the QRNN on PTB, where data/penn holds it."""
-    data = ROOT / "data/penn"
     if not (data / "train.txt").is_file():
         found.add("skipped", "no data/penn: ./getdata.sh ptb fetches it")
         return
     with tempfile.TemporaryDirectory() as place:
-        flags = ("--model QRNN --batch_size 20 --clip 0.2 --wdrop 0.1 --nhid 1550 --nlayers 4 "
-                 "--emsize 400 --dropouth 0.3 --seed 9001 --dropouti 0.4 --epochs 1 --device cuda")
+        begin = time.perf_counter()
         said = called("awd_lstm.main", [*flags.split(), "--data", str(data), "--save",
                                         f"{place}/m.pt", "--log-dir", f"{place}/logs"])
     found.add("end of epoch", [line for line in said.splitlines() if "end of epoch" in line])
+    found.add("seconds in all", round(time.perf_counter() - begin, 1))
+    found.add("expected of an H200, seconds an epoch", 2)
 
 
-STEPS = {step.__name__: step for step in (versions, kernels, precision, scripts, resume, tests,
-                                          speed, epoch)}
+STEPS = {"versions": versions, "kernels": kernels, "precision": precision, "scripts": scripts,
+         "resume": resume, "tests": suite, "epoch": epoch, "speed": speed}
 
 if __name__ == "__main__":
-    STEPS[sys.argv[1]](Found(Path(sys.argv[2]), float(sys.argv[3])))
+    noted = Found(Path(sys.argv[2]), float(sys.argv[3]))
+    STEPS[sys.argv[1]](noted)
+    sys.exit(int(noted.failed))

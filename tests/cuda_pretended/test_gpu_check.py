@@ -1,28 +1,48 @@
 """`make gpu-check`: without a GPU one line and exit code 2; its steps, as far as they go, on the
 pretended one."""
 
-import json
 import subprocess
 import sys
 
 import pytest
 
+from tests.awd_lstm.small import write_corpus
 from tests.cuda_pretended.pretended import ROOT
 
 SCRIPT = ROOT / "benchmarks/gpu_check.py"
-# kernels, resume and tests are left out: they measure what a pretended device does not have.
 STEPS = """
 import json, sys
 sys.path.insert(0, {root!r})
+from dataclasses import replace
+from pathlib import Path
 import torch
 torch.cuda.set_sync_debug_mode = lambda mode: None
-from pathlib import Path
-from benchmarks import gpu_steps
+from benchmarks import gpu_runs, gpu_speed, gpu_steps
+
+TINY = {{
+    "AWD-LSTM": "--batch_size 6 --emsize 8 --nhid 10 --nlayers 2 --log-interval 3",
+    "QRNN": "--model QRNN --batch_size 6 --emsize 8 --nhid 10 --nlayers 2 --log-interval 3",
+    "TrellisNet": "--emsize 8 --nhid 10 --nout 8 --nlevels 4 --horizon 4 --seq_len 10 --aux_freq 2 "
+                  "--batch_size 8 --optim SGD --lr 1 --name m --log-interval 3",
+    "LRA imdb": "--task imdb --n-layers 1 --d-model 8 --dpb-dim 4 --batch-size 4 --l-max 40 "
+                "--workers 0 --warmup 2 --log-interval 3",
+    "TNN-ViT tiny": "--data-set DIGITS --input-size 16 --arch-options patch_size=8 embed_dim=8 "
+                    "glu_dim=8 depth=2 rpe_embdding=8 --num_workers 0 --batch-size 8 --clip-grad 5 "
+                    "--warmup-epochs 1",
+    "sparse, streams": "--batch_size 6 --emsize 8 --nhid 10 --nlayers 2 --log-interval 3 "
+                       "--sparse_mode sparse_hidden --sparse_fract 0.666",
+    "dense, cuDNN": "--batch_size 6 --emsize 8 --nhid 10 --nlayers 2 --log-interval 3"}}
+ROWS = tuple(replace(row, flags=TINY[row.name] + " --epochs 9",
+                     modes=tuple(mode for mode in row.modes if mode != "compile"))
+             for row in gpu_runs.SPEED if row.name in TINY)
+gpu_speed.write_data = lambda folder: gpu_runs.write_data(
+    folder, tokens=1500, words=40, reviews=30, letters=60, images=96)
 value = {{}}
-for name, more in {steps!r}:
-    found = gpu_steps.Found(Path({folder!r}) / f"{{name}}.json", 100)
+for name, more in {steps}.items():
+    found = gpu_steps.Found(Path({folder!r}) / f"{{name}}.json", 1000)
     gpu_steps.STEPS[name](found, **more)
     value[name] = json.loads(found.path.read_text())
+    assert not found.failed, (name, value[name])
 """
 
 
@@ -50,17 +70,51 @@ def test_a_step_that_takes_too_long_leaves_what_it_has_found(tmp_path, monkeypat
     assert "so far" in found["said"]
 
 
-@pytest.mark.slow
-def test_its_steps_run(run_jobs, tmp_path):
-    steps = [("versions", {}), ("precision", {"T": 3, "B": 2, "size": 4}),
-             ("scripts", {"names": ("awd-lstm", "lra")})]
-    report, = run_jobs([{"code": STEPS.format(root=str(ROOT), steps=steps,
-                                              folder=str(tmp_path))}])
-    assert report["error"] == ""
+def run_steps(run_jobs, folder, steps: str, seconds: float = 240) -> dict:
+    """What the steps find, {name: arguments} as they stand in Python."""
+    report, = run_jobs([{"code": STEPS.format(root=str(ROOT), steps=steps, folder=str(folder))}],
+                       seconds=seconds)
+    assert report["error"] == "", report["output"][-2000:]
     assert report["problems"] == {}
-    value = report["value"]
+    return report["value"]
+
+
+@pytest.mark.slow
+def test_versions_kernels_and_precision(run_jobs, tmp_path):
+    value = run_steps(run_jobs, tmp_path, """{
+        "versions": {}, "kernels": {"T": 2, "B": 2, "H": 8, "repeats": 1},
+        "precision": {"T": 3, "B": 2, "size": 4}}""")
     assert value["versions"]["gpu"]["capability"] == "9.0"
+    assert set(value["kernels"]) == {"forget-mult, 2 warps, ms", "forget-mult, 4 warps, ms",
+                                     "gates of a level, ms", "norm, ms"}
     assert value["precision"]["bf16-mixed"]["computed in"] in ("bfloat16", "float32")
     assert value["precision"]["float32"]["gradient"] < 1e-5
-    assert set(value["scripts"]) == {"awd-lstm", "lra"}
-    json.dumps(value)
+
+
+@pytest.mark.slow
+def test_scripts_resume_tests_and_epoch(run_jobs, tmp_path):
+    text = tmp_path / "penn"
+    write_corpus(text, train=40, valid=20, test=20)
+    value = run_steps(run_jobs, tmp_path, f"""{{
+        "scripts": {{"names": ("awd-finetune", "lra-listops", "im-graphs"), "updates": 4}},
+        "resume": {{"names": ("awd-lstm", "trellis-small-graphs", "im")}},
+        "tests": {{"files": ("tests/sparse_seq/test_blocks.py",)}},
+        "epoch": {{"data": Path({str(text)!r}), "flags": "--model QRNN --batch_size 6 --nhid 10 "
+                   "--emsize 8 --nlayers 2 --epochs 1 --device cuda"}}}}""")
+    assert set(value["scripts"]) == {"awd-finetune", "lra-listops", "im-graphs"}
+    assert all(found["same bits"] for found in value["resume"].values())
+    assert "skipped" in value["tests"]["pytest"][-1]
+    assert len(value["epoch"]["end of epoch"]) == 1
+
+
+@pytest.mark.slow
+def test_speed(run_jobs, tmp_path):
+    """Every row but fairseq's, whose test is in test_fairseq.py; but what is compiled."""
+    found = run_steps(run_jobs, tmp_path, """{
+        "speed": {"rows": ROWS, "peak_size": 64, "updates": (4, 2, 2)}}""", 600)["speed"]
+    rows = {name: value for name, value in found.items() if name != "peak, TFLOP/s"}
+    assert len(rows) == 3 * (7 + 3)   # in three arithmetics; three rows also as graphs
+    for name, value in rows.items():
+        assert isinstance(value, dict), (name, value)
+        assert value["ms an update"] > 0
+        assert value["TFLOP an update"] >= 0
