@@ -25,13 +25,14 @@ MODULES = sorted({script.module for script in SCRIPTS.values()}
                     "tnn.script_lra", "tnn.lra.tasks.listops", "tnn.lra.tasks.pathfinder"})
 
 
-# Of these every script's run counts in the default suite: they hold each script to its numbers.
-ALWAYS = {"test_golden_losses"}
+# Of these every script's run counts in the default suite: they hold each script to its numbers, and
+# to its promise to stop when asked.
+ALWAYS = {"test_golden_losses", "test_a_signal_saves_and_leaves"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m takes out the slow ones
 def pytest_collection_modifyitems(items):
-    """In the default suite each test takes every second script, and each script every second test,
+    """In the default suite each test takes every fourth script, and each script every fourth test,
     to keep to its time: what is tested stands once, in harness/. `make test-trust` runs all.
 
     Forking is for Linux; elsewhere torch's threads do not survive it."""
@@ -40,7 +41,7 @@ def pytest_collection_modifyitems(items):
         found = getattr(item, "callspec", None) and item.callspec.params.get("script")
         name = getattr(item, "originalname", item.name)
         if (Path(__file__).parent in item.path.parents and getattr(found, "name", None) in places
-                and name not in ALWAYS and (places[found.name] + crc32(name.encode())) % 2):
+                and name not in ALWAYS and (places[found.name] + crc32(name.encode())) % 4):
             item.add_marker(pytest.mark.slow)
     if sys.platform != "linux":
         for item in items:

@@ -140,6 +140,8 @@ def test_changed_data_are_refused_by_name(data, tmp_path, capsys):
     assert errors.count("\n") == 1
 
 
+# By default tests/e2e/test_trellisnet_ddp.py asks this of the harness.
+@pytest.mark.slow
 def test_another_number_of_processes_is_refused(data, capsys):
     code, _, errors = finish(start(data, "two", "--max-steps", "2", "--devices", "2",
                                    "--batch-size", "32"))

@@ -173,6 +173,8 @@ def test_learning_rate_counts_all_images(data):
 
 
 # ------------------------------------------------------------------------------------ signals
+# By default tests/trust sends both signals to every script.
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_save_the_state(data, signum, code):
     """And the run that follows ends with the bits of one that was never stopped."""
