@@ -78,7 +78,7 @@ SPEED = (
           "--share-decoder-input-output-embed --dropout 0.1 --optimizer adam --weight-decay 0.2 "
           "--clip-norm 1 --lr 0.0005 "
           "--tokens-per-sample 512 --batch-size 128 --log-interval 10 --no-save "
-          "--disable-validation --num-workers 0", 128 * 512, 678, modes=("eager",),
+          "--disable-validation --num-workers 0", 128 * 512, 654, modes=("eager",),
           paths="--save-dir {folder}"),
     Timed("sparse, streams", LM, "--batch_size 20 --emsize 400 --nhid 1725 --nlayers 3 "
           f"--sparse_mode sparse_hidden --sparse_fract 0.666 --epochs 1 {LOG}", 1400, 306,

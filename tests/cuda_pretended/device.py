@@ -83,6 +83,10 @@ class PretendedTensor(torch.Tensor):
         made = torch.tensor(data, dtype=dtype or self.dtype)
         return PretendedTensor(made, requires_grad)
 
+    def new(self, *args, **kwargs):
+        LEDGER.sync("new: host to device")
+        return PretendedTensor(self.elem.new(*args, **kwargs))
+
     def numpy(self, *args, **kwargs):
         raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu()")
 

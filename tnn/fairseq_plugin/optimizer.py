@@ -87,6 +87,54 @@ def load_state_dict(self: FP16Optimizer, state: dict, optimizer_overrides=None) 
             mine.copy_(saved)
 
 
+def in_pairs(self: FP16Optimizer) -> list[tuple[Tensor, Tensor]]:
+    """(weight, its float32 copy) of all that is trained, if one operation serves all: on a GPU,
+    where the copies are not flat. Else nothing."""
+    if self.has_flat_params or not all(p.is_cuda for p in self.fp16_params):
+        return []
+    return [(p, wide) for p, wide in zip(self.fp16_params, self.fp32_params, strict=True)
+            if p.requires_grad]
+
+
+def gradients_to_float32(self: FP16Optimizer) -> None:
+    """From the weights to their copies."""
+    pairs = in_pairs(self)
+    if not pairs:
+        return fairseq_gradients(self)
+    if self._needs_sync and all(p.grad is not None and wide.grad is not None for p, wide in pairs):
+        torch._foreach_copy_([wide.grad for _, wide in pairs], [p.grad for p, _ in pairs])
+        self._needs_sync = False
+    return fairseq_gradients(self)
+
+
+@torch.no_grad()
+def weights_from_float32(self: FP16Optimizer) -> None:
+    """From the copies to the weights."""
+    pairs = in_pairs(self)
+    if not pairs:
+        return fairseq_weights(self)
+    return torch._foreach_copy_([p for p, _ in pairs], [wide for _, wide in pairs])
+
+
+def zero_grad(self: FP16Optimizer) -> None:
+    """fairseq's, which is left to zero what has no copy beside others."""
+    wide = [p for p in self.fp32_params if p.grad is not None] if in_pairs(self) else []
+    grads = [p.grad for p in wide]
+    for p in wide:
+        p.grad = None
+    fairseq_zero_grad(self)
+    if grads:
+        torch._foreach_zero_(grads)
+    for p, grad in zip(wide, grads, strict=True):
+        p.grad = grad
+
+
+fairseq_gradients = FP16Optimizer._sync_fp16_grads_to_fp32
+fairseq_weights, fairseq_zero_grad = (
+    FP16Optimizer._sync_fp32_params_to_fp16, FP16Optimizer.zero_grad)
+FP16Optimizer._sync_fp16_grads_to_fp32 = gradients_to_float32
+FP16Optimizer._sync_fp32_params_to_fp16 = weights_from_float32
+FP16Optimizer.zero_grad = zero_grad
 fairseq_state_dict, FP16Optimizer.state_dict = FP16Optimizer.state_dict, state_dict
 fairseq_load_state_dict, FP16Optimizer.load_state_dict = (
     FP16Optimizer.load_state_dict, load_state_dict)

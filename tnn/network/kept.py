@@ -8,7 +8,9 @@ at 512 positions, 61 MB at 8192), and a decay (3 and 12 MB); of one length only,
 
 A kept value is used only while all of these hold, and none of them alone is enough:
 
-- nobody has called train(), eval(), load_state_dict() or to() on the module (KeepingModule);
+- nobody has called eval(), load_state_dict(), to(), or in evaluation train() on the module
+  (KeepingModule); training loops call train() before each update, and what is kept in training
+  follows from frozen weights;
 - the weights are the same tensors in the same version: whatever writes to a tensor in place
   raises its version, but for the next kind;
 - no optimiser has made a step. torch's fused ones (AdamW(fused=True)) write without raising the
@@ -80,7 +82,8 @@ class KeepingModule(nn.Module):
         self.kept = Kept()
 
     def train(self, mode: bool = True):
-        self.kept.forget()
+        if not (mode and self.training):
+            self.kept.forget()
         return super().train(mode)
 
     def _load_from_state_dict(self, *args, **kwargs):

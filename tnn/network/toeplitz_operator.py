@@ -150,7 +150,8 @@ class ToeplitzOperator(KeepingModule):
         changes with every update, and to look at it stops a GPU."""
         if not self._decay_is_frozen():
             return n
-        return min(n, self.kept.get("reach", dtype, [self.gamma], lambda: self.reach(dtype)))
+        return min(n, self.kept.get("reach", self.vanished(dtype), [self.gamma],
+                                    lambda: self.reach(dtype)))
 
     # ------------------------------------------------------------------------- the product
     def mix(self, x: Tensor, normalize: bool = False) -> Tensor:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from tnn.network.norms import SimpleRMSNorm
 from tnn.network.rpe import Rpe
-from tnn.network.toeplitz import HALF
 from tnn.network.tno import Tno
+from tnn.network.toeplitz import HALF
 
 
 @contextmanager
