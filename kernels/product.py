@@ -2,7 +2,9 @@
 
 torch.mm and F.linear call MKL. oneDNN, which torch.compile calls for linear layers, is twice as
 fast on some CPUs (cpu.py), but each of its calls costs 30 us more. The results differ by rounding
-alone. Which one computes a product depends on the CPU and on the product's size, nothing else.
+alone. Which one computes a product depends on the CPU and on the product's size, nothing else. On
+AMD's CPUs MKL is much slower where the rows of its result do not begin at multiples of 32 bytes
+(1150 or 575 columns, say); then it writes to longer rows, and gives the same bits.
 
 Notation: a (M,K), b (K,N); a linear layer has N rows, I inputs and O outputs. The functions are
 plain torch under autocast, on a GPU, and in types other than float32.
@@ -20,6 +22,10 @@ from kernels import cpu, library
 # Multiplications from which on oneDNN makes good for its slower call. At 106 against 225 GFLOP/s a
 # thread, 2 * LARGE / 106e9 - 2 * LARGE / 225e9 is 50 us; with two threads it is half of that.
 LARGE = 5_000_000
+# 32 bytes are 8 numbers. Longer rows pay for the copy behind them from so many multiplications, and
+# so many rows and terms of a sum, on (measured, Zen 3); beyond so many results they would take
+# memory that counts.
+ALIGNED, WORTH_A_COPY, ROWS, NUMBERS = 8, 100_000_000, 128, 1 << 23
 
 
 def product_plain(a: Tensor, b: Tensor) -> Tensor:
@@ -30,7 +36,7 @@ def product_plain(a: Tensor, b: Tensor) -> Tensor:
 def product(a: Tensor, b: Tensor) -> Tensor:
     """product_plain, fast for float32 on a CPU; it can be differentiated any number of times."""
     if not _by_onednn(a, b, b.shape[-1]):
-        return product_plain(a, b)
+        return _in_longer_rows(a, b) if _misaligned(a, b) else product_plain(a, b)
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
         return _Product.apply(a, b)
     return _onednn(a, b.t(), None)
@@ -157,6 +163,25 @@ def _by_onednn(a: Tensor, b: Tensor, columns: int) -> bool:
             and a.dtype == b.dtype == torch.float32 and a.device.type == b.device.type == "cpu"
             and not torch.is_autocast_enabled("cpu")
             and not torch._C._are_functorch_transforms_active())
+
+
+def _misaligned(a: Tensor, b: Tensor) -> bool:
+    """Whether MKL is to write a b to longer rows. Not where autograd watches."""
+    if torch.compiler.is_compiling() or library.exporting() or not a.dim() == b.dim() == 2:
+        return False
+    M, (K, N) = len(a), b.shape
+    return (N % ALIGNED != 0 and M * K * N >= WORTH_A_COPY and min(M, K) >= ROWS
+            and M * N <= NUMBERS and a.dtype == b.dtype == torch.float32
+            and a.device.type == b.device.type == "cpu" and cpu.vendor() == "AuthenticAMD"
+            and not torch.is_autocast_enabled("cpu")
+            and not (torch.is_grad_enabled() and (a.requires_grad or b.requires_grad))
+            and not torch._C._are_functorch_transforms_active())
+
+
+def _in_longer_rows(a, b):
+    M, N = len(a), b.shape[1]
+    rows = a.new_empty(M, -(-N // ALIGNED) * ALIGNED)[:, :N]
+    return torch.mm(a, b, out=rows).contiguous()
 
 
 @functools.cache

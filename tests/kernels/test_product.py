@@ -176,3 +176,44 @@ def test_what_the_cpu_is():
 def test_on_a_gpu():
     leaves = [t.detach().cuda().requires_grad_() for t in matrices(63, 127, 3, torch.float64)]
     assert_same(product, product_plain, leaves, 1e-12)
+
+
+@pytest.fixture
+def on_amd(monkeypatch, chosen):
+    """Counts the products that MKL writes to longer rows."""
+    if chosen != "mkl":
+        pytest.skip("that is MKL's weakness")
+    calls, longer = [], module._in_longer_rows
+    monkeypatch.setattr(cpu, "vendor", lambda: "AuthenticAMD")
+    monkeypatch.setattr(module, "_in_longer_rows", lambda a, b: calls.append(1) or longer(a, b))
+    return calls
+
+
+@pytest.mark.parametrize(("M", "K", "N"), [(700, 300, 575), (129, 777, 1001), (1200, 128, 1150)])
+@torch.no_grad()
+def test_longer_rows_have_the_same_bits(on_amd, M, K, N):
+    """Also of transposed matrices and of windows of wider ones."""
+    a, b = matrices(M, K, N)
+    wide = torch.randn(M, K + 9)[:, 4:-5]
+    for x, y in ((a, b), (a.t().contiguous().t(), b.t().contiguous().t()), (wide, b)):
+        z = product(x, y)
+        assert torch.equal(z, x @ y)
+        assert z.is_contiguous()
+    assert len(on_amd) == 3
+
+
+def test_which_products_are_written_to_longer_rows(on_amd, monkeypatch):
+    a, b = (t.detach() for t in matrices(200, 800, 999))
+    sizes = [(a, b, True), (a, b[:, :992], False), (a[:127], b, False),
+             (a[:, :127], b[:127], False), (a.double(), b.double(), False),
+             (a, b.clone().requires_grad_(), False)]
+    for x, y, longer in sizes:
+        on_amd.clear()
+        product(x, y)
+        assert bool(on_amd) == longer
+    on_amd.clear()
+    with torch.autocast("cpu"):
+        assert not module._misaligned(a, b)
+    monkeypatch.setattr(cpu, "vendor", lambda: "GenuineIntel")
+    product(a, b)
+    assert not on_amd
