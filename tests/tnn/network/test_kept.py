@@ -135,6 +135,23 @@ def test_computed_once_per_length_and_state(name, monkeypatch):
         assert len(calls) == 5
 
 
+@pytest.mark.parametrize("name", ["tno", "lra"])
+def test_a_frozen_decay_is_looked_at_once_in_training(name, monkeypatch):
+    """A training loop that calls train() before each update asks again only after eval()."""
+    module, x = made(name)
+    module.train()
+    calls, compute = [], module.reach
+    monkeypatch.setattr(module, "reach", lambda dtype: calls.append(dtype) or compute(dtype))
+    for _ in range(3):
+        module.train()
+        module(x)
+    assert len(calls) == 1
+    module.eval()
+    module.train()
+    module(x)
+    assert len(calls) == 2
+
+
 def test_another_models_steps_cost_one_computation(monkeypatch):
     module, x = made("tno")
     calls = counted(module, monkeypatch)
