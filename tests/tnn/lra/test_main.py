@@ -126,6 +126,8 @@ def test_accumulation_counts_updates(data, capsys):
         torch.testing.assert_close(weight, two["model"][name], atol=2e-5, rtol=1e-4, msg=name)
 
 
+# By default tests/trust/test_parallel.py holds several processes against one.
+@pytest.mark.slow
 def test_two_processes_are_one(data):
     """Synchronised batch norm, each process half of the batch; equal lengths, no dropout."""
     flags = ("--l-max", 5, "--position-dropout", 0, "--epochs", 1)
@@ -145,6 +147,8 @@ def test_two_processes_are_one(data):
 
 
 # ------------------------------------------------------------------------------------- stopping
+# By default tests/trust sends both signals to every script.
+@pytest.mark.slow
 def test_sigterm_saves_the_state(data):
     child = launch("--epochs", 10000)
     deadline = time.monotonic() + 120
@@ -244,6 +248,8 @@ def test_changed_data_are_refused_by_name(data, capsys):
     assert run("--resume", "--max-steps", 3) == 0
 
 
+# By default tests/e2e/test_trellisnet_ddp.py asks this of the harness.
+@pytest.mark.slow
 def test_another_number_of_processes_is_refused(data):
     child = launch("--batch-size", 2, "--devices", 2, "--device", "cpu", "--max-steps", 2)
     _, errors = child.communicate(timeout=240)
