@@ -1,6 +1,8 @@
 """What gpu_speed.py times: the scripts at their published sizes, with data made on the spot."""
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +40,7 @@ class Timed:
     paths: str = "--data {data}/texts --save {folder}/m.pt --log-dir {folder}/logs"
     epoch: int = 0
     expected: float | None = None
+    layer_form: str = ""           # of sparse layers, in place of the one that they choose
 
     def argv(self, folder: Path, data: Path, form: str, mode: str, updates: int) -> list[str]:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,6 +50,19 @@ class Timed:
             return [*own, "--max-update", str(updates), *["--bf16"] * (form == "bf16")]
         return [*own, *PRECISION[form], *FLAGS[mode], "--device", "cuda", "--max-steps",
                 str(updates)]
+
+    @contextmanager
+    def chosen(self) -> Iterator[None]:
+        """In the block sparse layers have the row's form."""
+        if not self.layer_form:
+            yield
+            return
+        from sparse_seq import rnn
+        usual, rnn.choose_form = rnn.choose_form, lambda *given: self.layer_form
+        try:
+            yield
+        finally:
+            rnn.choose_form = usual
 
     def expected_ms(self, form: str, mode: str, flops: float) -> float:
         """The larger of what the arithmetic takes and what the launches do."""
@@ -83,6 +99,9 @@ SPEED = (
     Timed("sparse, streams", LM, "--batch_size 20 --emsize 400 --nhid 1725 --nlayers 3 "
           f"--sparse_mode sparse_hidden --sparse_fract 0.666 --epochs 1 {LOG}", 1400, 306,
           modes=("eager",), paths=RUN),
+    Timed("sparse, sequential", LM, "--batch_size 20 --emsize 400 --nhid 1725 --nlayers 3 "
+          f"--sparse_mode sparse_hidden --sparse_fract 0.666 --epochs 1 {LOG}", 1400, 306,
+          modes=("eager",), paths=RUN, layer_form="sequential"),
     Timed("dense, cuDNN", LM, "--batch_size 20 --emsize 400 --nhid 1150 --nlayers 3 --epochs 1 "
           f"{LOG}", 1400, 144, modes=("eager",), paths=RUN),
 )

@@ -132,7 +132,8 @@ def speed(found, call: Callable[[str, list[str]], str], rows: tuple[Timed, ...] 
             argv = row.argv(Path(place) / str(number), data, form, mode, watch.all)
             name = f"{row.name}, {form}, {mode}"
             try:
-                said = watched(watch, form, lambda row=row, argv=argv: call(row.module, argv))
+                with row.chosen():
+                    said = watched(watch, form, lambda row=row, argv=argv: call(row.module, argv))
             except (Exception, SystemExit) as failure:
                 found.add(name, f"{type(failure).__name__}: {failure}"[:300])
                 continue

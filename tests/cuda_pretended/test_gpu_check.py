@@ -32,6 +32,7 @@ TINY = {{
     "sparse, streams": "--batch_size 6 --emsize 8 --nhid 10 --nlayers 2 --log-interval 3 "
                        "--sparse_mode sparse_hidden --sparse_fract 0.666",
     "dense, cuDNN": "--batch_size 6 --emsize 8 --nhid 10 --nlayers 2 --log-interval 3"}}
+TINY["sparse, sequential"] = TINY["sparse, streams"]
 ROWS = tuple(replace(row, flags=TINY[row.name] + " --epochs 9",
                      modes=tuple(mode for mode in row.modes if mode != "compile"))
              for row in gpu_runs.SPEED if row.name in TINY)
@@ -113,7 +114,7 @@ def test_speed(run_jobs, tmp_path):
     found = run_steps(run_jobs, tmp_path, """{
         "speed": {"rows": ROWS, "peak_size": 64, "updates": (4, 2, 2)}}""", 600)["speed"]
     rows = {name: value for name, value in found.items() if name != "peak, TFLOP/s"}
-    assert len(rows) == 3 * (7 + 3)   # in three arithmetics; three rows also as graphs
+    assert len(rows) == 3 * (8 + 3)   # in three arithmetics; three rows also as graphs
     for name, value in rows.items():
         assert isinstance(value, dict), (name, value)
         assert value["ms an update"] > 0
