@@ -36,7 +36,8 @@ def product_plain(a: Tensor, b: Tensor) -> Tensor:
 def product(a: Tensor, b: Tensor) -> Tensor:
     """product_plain, fast for float32 on a CPU; it can be differentiated any number of times."""
     if not _by_onednn(a, b, b.shape[-1]):
-        return _in_longer_rows(a, b) if _misaligned(a, b) else product_plain(a, b)
+        misaligned = _misaligned(a, b, b.shape[-1])
+        return _in_longer_rows(a, b).contiguous() if misaligned else product_plain(a, b)
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
         return _Product.apply(a, b)
     return _onednn(a, b.t(), None)
@@ -52,6 +53,8 @@ def add_product(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def add_product_(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """c += a b, for gradients written by hand: not differentiable."""
     if not _by_onednn(a, b, b.shape[-1]):
+        if c.stride(1) == 1 and _misaligned(a, b, c.stride(0)):
+            return c.copy_(_in_longer_rows(a, b, c))
         return c.addmm_(a, b)
     return c.add_(_onednn(a, b.t(), None))
 
@@ -61,7 +64,10 @@ def product_into(out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) 
     if _by_onednn(a, b, b.shape[-1]):
         y = _onednn(a, b.t(), None)
         return out.copy_(y) if bias is None else torch.add(y, bias, out=out)
-    torch.mm(a, b, out=out)  # addmm would first write the bias there
+    if out.stride(1) == 1 and _misaligned(a, b, out.stride(0)):
+        out.copy_(_in_longer_rows(a, b))
+    else:
+        torch.mm(a, b, out=out)  # addmm would first write the bias there
     return out if bias is None else out.add_(bias)
 
 
@@ -165,12 +171,13 @@ def _by_onednn(a: Tensor, b: Tensor, columns: int) -> bool:
             and not torch._C._are_functorch_transforms_active())
 
 
-def _misaligned(a: Tensor, b: Tensor) -> bool:
-    """Whether MKL is to write a b to longer rows. Not where autograd watches."""
+def _misaligned(a: Tensor, b: Tensor, row: int) -> bool:
+    """Whether MKL is to write a b, whose rows begin every `row` numbers, to longer rows. Not where
+    autograd watches."""
     if torch.compiler.is_compiling() or library.exporting() or not a.dim() == b.dim() == 2:
         return False
     M, (K, N) = len(a), b.shape
-    return (N % ALIGNED != 0 and M * K * N >= WORTH_A_COPY and min(M, K) >= ROWS
+    return (row % ALIGNED != 0 and M * K * N >= WORTH_A_COPY and min(M, K) >= ROWS
             and M * N <= NUMBERS and a.dtype == b.dtype == torch.float32
             and a.device.type == b.device.type == "cpu" and cpu.vendor() == "AuthenticAMD"
             and not torch.is_autocast_enabled("cpu")
@@ -178,10 +185,11 @@ def _misaligned(a: Tensor, b: Tensor) -> bool:
             and not torch._C._are_functorch_transforms_active())
 
 
-def _in_longer_rows(a, b):
+def _in_longer_rows(a, b, c=None):
+    """a b, or c + a b as addmm_ sums it, in a window of an array of its own."""
     M, N = len(a), b.shape[1]
     rows = a.new_empty(M, -(-N // ALIGNED) * ALIGNED)[:, :N]
-    return torch.mm(a, b, out=rows).contiguous()
+    return torch.mm(a, b, out=rows) if c is None else rows.copy_(c).addmm_(a, b)
 
 
 @functools.cache

@@ -185,7 +185,7 @@ def on_amd(monkeypatch, chosen):
         pytest.skip("that is MKL's weakness")
     calls, longer = [], module._in_longer_rows
     monkeypatch.setattr(cpu, "vendor", lambda: "AuthenticAMD")
-    monkeypatch.setattr(module, "_in_longer_rows", lambda a, b: calls.append(1) or longer(a, b))
+    monkeypatch.setattr(module, "_in_longer_rows", lambda *args: calls.append(1) or longer(*args))
     return calls
 
 
@@ -199,7 +199,11 @@ def test_longer_rows_have_the_same_bits(on_amd, M, K, N):
         z = product(x, y)
         assert torch.equal(z, x @ y)
         assert z.is_contiguous()
-    assert len(on_amd) == 3
+        into = torch.randn(M, N + 8)[:, 3:N + 3]
+        expected = into.clone().addmm_(x, y), x @ y + 1
+        assert torch.equal(add_product_(into, x, y), expected[0])
+        assert torch.equal(product_into(into, x, y, torch.ones(N)), expected[1])
+    assert len(on_amd) == 9
 
 
 def test_which_products_are_written_to_longer_rows(on_amd, monkeypatch):
@@ -213,7 +217,7 @@ def test_which_products_are_written_to_longer_rows(on_amd, monkeypatch):
         assert bool(on_amd) == longer
     on_amd.clear()
     with torch.autocast("cpu"):
-        assert not module._misaligned(a, b)
+        assert not module._misaligned(a, b, 999)
     monkeypatch.setattr(cpu, "vendor", lambda: "GenuineIntel")
     product(a, b)
     assert not on_amd
