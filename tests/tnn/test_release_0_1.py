@@ -1,10 +1,8 @@
 """States and checkpoints of release 0.1 load, and a stopped run ends as it did with that code."""
 
+import importlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -25,12 +23,14 @@ def unpacked(case, tmp_path):
     return folder
 
 
-def run(folder, script, flags):
-    done = subprocess.run([sys.executable, str(ROOT / script), *flags.split()], cwd=folder,
-                          text=True, capture_output=True, check=False,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Runs a script in a folder; returns what it said."""
+    def run(folder, script, flags):
+        monkeypatch.chdir(folder)
+        importlib.import_module(script.removesuffix(".py").replace("/", ".")).main(flags.split())
+        return capsys.readouterr().out
+    return run
 
 
 def assert_close(ours, theirs):
@@ -40,7 +40,7 @@ def assert_close(ours, theirs):
 
 
 @pytest.mark.parametrize("case", ["tnn_im", "tnn_lra"])
-def test_a_stopped_run_goes_on(case, tmp_path):
+def test_a_stopped_run_goes_on(case, tmp_path, run):
     folder, call = unpacked(case, tmp_path), json.loads((FIXTURES / case / "command.json")
                                                         .read_text())
     theirs = json.loads((FIXTURES / case / "expected.json").read_text())["resumed"]
@@ -57,7 +57,7 @@ def test_a_stopped_run_goes_on(case, tmp_path):
 
 
 @pytest.mark.parametrize("case", ["tnn_im", "tnn_lra"])
-def test_the_originals_checkpoint_is_evaluated(case, tmp_path):
+def test_the_originals_checkpoint_is_evaluated(case, tmp_path, run):
     folder, call = unpacked(case, tmp_path), json.loads((FIXTURES / case / "command.json")
                                                         .read_text())
     theirs = json.loads((FIXTURES / case / "expected.json").read_text())["bare"]
