@@ -3,6 +3,7 @@ disk and memory, and the next address is tried."""
 
 import os
 import subprocess
+import sys
 import time
 
 import pytest
@@ -153,7 +154,7 @@ def test_getdata_ends_though_a_server_still_holds_its_connection(site, place):
     site.routes["/a.bin"] = SLOW["header lines"]
     place.one_file(f"{site.url}/a.bin")
     run = subprocess.run([str(ROOT / "getdata.sh"), "toy"], capture_output=True, text=True,
-                         timeout=30)
+                         timeout=30, env=os.environ | {"VENV": sys.prefix})
     assert run.returncode == 1
     assert "no answer within" in run.stderr
     assert "Traceback" not in run.stderr
