@@ -42,7 +42,7 @@ demo: setup  ## every system trains, evaluates and reports, in minutes, on embed
 	@$(PY) -m report --html runs/demo/index.html --from runs/demo
 
 test: setup data-pydoc data-digits  ## the test suite (golden numbers, unit, end to end)
-	$(PY) -m pytest -n $(JOBS) -m 'not slow'
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -m 'not slow'
 
 test-full: setup data-pydoc data-digits  ## the same and the slow ones (real data, full-size models)
 	$(PY) -m pytest

@@ -14,6 +14,7 @@ import errno
 import itertools
 import os
 import pickle
+import stat
 import sys
 import tarfile
 import zipfile
@@ -213,9 +214,13 @@ def set_aside(path: str | Path, label: str = "old", keep: bool = False) -> Path 
     Raises ValueError for a folder or anything else that is no file. No file is ever overwritten.
     """
     path = Path(path)
-    if not os.path.lexists(path):
-        return None
-    if not path.is_file():
+    try:  # one look: another process may set it aside at this moment
+        regular = stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        if not os.path.lexists(path):
+            return None
+        regular = False  # a link to nowhere
+    if not regular:
         raise ValueError(f"{path} is not a file: give another name")
     for number in itertools.chain([""], itertools.count(2)):
         target = Path(f"{path}.{label}{number}")
