@@ -216,10 +216,10 @@ def set_aside(path: str | Path, label: str = "old", keep: bool = False) -> Path 
     path = Path(path)
     try:  # one look: another process may set it aside at this moment
         regular = stat.S_ISREG(path.stat().st_mode)
-    except FileNotFoundError:
+    except OSError:
         if not os.path.lexists(path):
             return None
-        regular = False  # a link to nowhere
+        regular = False  # a link to nowhere, or in a circle
     if not regular:
         raise ValueError(f"{path} is not a file: give another name")
     for number in itertools.chain([""], itertools.count(2)):
