@@ -47,7 +47,7 @@ test: setup data-pydoc data-digits  ## the test suite (golden numbers, unit, end
 test-full: setup data-pydoc data-digits  ## the same and the slow ones (real data, full-size models)
 	$(PY) -m pytest
 
-test-trust: setup data-pydoc data-digits  ## kill, damage, split, feed hostile files to every training script (40 minutes)
+test-trust: setup data-pydoc data-digits  ## kill, damage, split, feed hostile files to every training script (an hour or two)
 	TRUST_REPORT=results/trust.md OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal \
 		tests/trust --timeout 3600
 
