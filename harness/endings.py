@@ -58,9 +58,9 @@ def orderly_exit(script: str) -> Iterator[None]:
 
 @contextmanager
 def signals_held() -> Iterator[Callable[[], None]]:
-    """Ctrl-C and SIGTERM wait, for work that cannot be left at any point: an exception inside an
-    executor of processes can leave its lock held for ever. Gives the function to be called where
-    the work can be left; it raises Interrupted if a signal came."""
+    """Ctrl-C and SIGTERM wait until the work can be left: an exception that breaks into an executor
+    of processes may leave its lock held for ever. Gives the function to call at such places; it
+    raises Interrupted if a signal has come."""
     came: list[int] = []
 
     def leave_if_asked() -> None:

@@ -8,14 +8,7 @@ from torch import Tensor, nn
 from harness import files
 from harness.endings import BadInput, bad_input
 from harness.keeper import STATE_FORMAT
-from texts.vocabulary import (
-    UnknownWords,
-    instead,
-    sentence_about,
-    sentence_about_vectors,
-    with_words,
-    words_in_file,
-)
+from texts import vocabulary
 from trellisnet.release1 import STATE_FORMAT_1
 from trellisnet.text import Corpus
 
@@ -47,7 +40,7 @@ def read(path: str, flag: str = "--load", original: bool = False) -> dict:
 
 def words_of(found: dict) -> list[str] | None:
     """A language model's words by id; None of a file that does not list them. Raises ValueError."""
-    return words_in_file(found, found["words"]) if "words" in found else None
+    return vocabulary.words_in_file(found, found["words"]) if "words" in found else None
 
 
 def texts_in_words_of(found: dict | None, corpus: Corpus, args: Namespace,
@@ -64,9 +57,9 @@ def texts_in_words_of(found: dict | None, corpus: Corpus, args: Namespace,
         return corpus
     try:
         texts = corpus.in_words_of(words)
-    except UnknownWords as error:
-        raise BadInput(f"--data {args.data}: {error}{instead(args)}") from error
-    say(f"--data {args.data}: {sentence_about(texts.unknown, texts.tokens())}")
+    except vocabulary.UnknownWords as error:
+        raise BadInput(f"--data {args.data}: {error}{vocabulary.instead(args)}") from error
+    say(f"--data {args.data}: {vocabulary.sentence_about(texts.unknown, texts.tokens())}")
     return texts
 
 
@@ -81,7 +74,7 @@ def weights_for(corpus: Corpus, loss: nn.Module, given: dict, args: Namespace,
     with bad_input(f"--load {args.load}: "):
         known = words_of(given)
         if args.vocabulary == "data" and known is not None:
-            say(sentence_about_vectors(known, corpus.words))
+            say(vocabulary.sentence_about_vectors(known, corpus.words))
             return for_other_words(given["model"], known, corpus.words, loss.state_dict())
     if given["words"] != len(corpus):
         raise BadInput(f"--load: {args.load} knows {given['words']} words, --data has "
@@ -93,7 +86,7 @@ def for_other_words(state: dict[str, Tensor], known: list[str], words: list[str]
                     fresh: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights for the words `known` as weights for `words`, see texts.vocabulary.with_words. The
     split softmax has parameters of its own, as many as it has parts."""
-    state = with_words(state, ROWS, known, words, fresh)
+    state = vocabulary.with_words(state, ROWS, known, words, fresh)
     theirs, ours = ({name: each for name, each in some.items() if name.startswith("criterion.")}
                     for some in (state, fresh))
     same = {name: each.shape for name, each in theirs.items()} == {

@@ -17,7 +17,13 @@ INLINE Vec<float> read(const Bf16* p, long n) { return widened(p, n); }
 INLINE void write(float* p, Vec<float> v, long n) { store(p, v, n); }
 INLINE void write(Bf16* p, Vec<float> v, long n) { store_rounded(p, v, n); }
 
-INLINE float total(const Vec<float> (&sums)[SUMS]) {
+// The sum over a row of d numbers of term(j, n), a vector of those from j on, n of which are left.
+template <class Term>
+INLINE float summed(long d, Term term) {
+    Vec<float> sums[SUMS] = {};
+    for (long j = 0; j < d; j += SUMS * L)
+        #pragma GCC unroll 4
+        for (int k = 0; k < SUMS; ++k) sums[k] += term(j + k * L, d - j - k * L);
     float sum = 0;
     for (int k = 0; k < SUMS; ++k)
         for (long i = 0; i < L; ++i) sum += sums[k][i];
@@ -36,19 +42,15 @@ void rms_norm_forward(long R, long d, float eps, const X* x, const Bf16* added, 
     for (long row = 0; row < R; ++row) {
         FlushAs guard(flags);
         const long at = row * d;
-        Vec<float> sums[SUMS] = {};
-        for (long j = 0; j < d; j += SUMS * L)
-            #pragma GCC unroll 4
-            for (int k = 0; k < SUMS; ++k) {
-                const long i = at + j + k * L, n = d - j - k * L;
-                Vec<float> v = read(x + i, n);
-                if (added) {
-                    v += widened(added + i, n);
-                    store(sum + i, v, n);
-                }
-                sums[k] += v * v;
+        const float squares = summed(d, [&](long j, long n) {
+            Vec<float> v = read(x + at + j, n);
+            if (added) {
+                v += widened(added + at + j, n);
+                store(sum + at + j, v, n);
             }
-        r[row] = std::sqrt(total(sums) / float(d));
+            return v * v;
+        });
+        r[row] = std::sqrt(squares / float(d));
         const float scale = 1 / (r[row] + eps);
         for (long j = 0; j < d; j += L)
             store_rounded(y + at + j, (added ? load(sum + at + j, d - j) : read(x + at + j, d - j))
@@ -65,16 +67,12 @@ void rms_norm_backward(long R, long d, float eps, const X* x, const float* r, co
     for (long row = 0; row < R; ++row) {
         FlushAs guard(flags);
         const long at = row * d;
-        Vec<float> sums[SUMS] = {};
-        for (long j = 0; j < d; j += SUMS * L)
-            #pragma GCC unroll 4
-            for (int k = 0; k < SUMS; ++k) {
-                const long i = at + j + k * L, n = d - j - k * L;
-                sums[k] += widened(dy + i, n) * read(x + i, n);
-            }
+        const float product = summed(d, [&](long j, long n) {
+            return widened(dy + at + j, n) * read(x + at + j, n);
+        });
         const float scale = 1 / (r[row] + eps);
         // Where r is 0 so is every x.
-        const float along = total(sums) * scale / (float(d) * (r[row] > 0 ? r[row] : 1.f));
+        const float along = product * scale / (float(d) * (r[row] > 0 ? r[row] : 1.f));
         for (long j = 0; j < d; j += L) {
             const long i = at + j, n = d - j;
             Vec<float> v = scale * (widened(dy + i, n) - read(x + i, n) * along);
