@@ -89,6 +89,10 @@ def train_alone(main: Callable, cfg: FairseqConfig, **more) -> None:
         sys.exit(complain(sys.argv[0], error, 2) if processes.is_global_zero else 2)
     try:
         main(cfg, **more)
+    except AssertionError as error:  # of a checkpoint of another criterion, or another precision
+        if "--reset-optimizer" not in str(error):
+            raise
+        raise BadInput(f"--save-dir {folder}: its checkpoint does not fit: {error}") from error
     finally:
         lock.release()
 

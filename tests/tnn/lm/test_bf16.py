@@ -45,6 +45,17 @@ def test_resumed_after_two_updates_is_exact(fairseq, tmp_path, flag):
     assert all(value.ne(value.bfloat16()).any() for value in copies[0])
 
 
+def test_another_precision_is_one_line(fairseq, tmp_path):
+    """fairseq's own check, an assertion, says what to do."""
+    for flags, code in (((), 0), (("--bf16",), 2)):
+        ended = start(fairseq, tmp_path, *flags, "--max-update", 2).wait()
+        assert ended.code == code, ended.err[-3000:]
+    line = ended.err.splitlines()[-1]
+    assert line.startswith(f"train.py: --save-dir {tmp_path}: its checkpoint does not fit: ")
+    assert "--reset-optimizer" in line
+    assert "Traceback" not in ended.err
+
+
 def test_float16_on_a_cpu_is_one_line(fairseq, tmp_path):
     ended = start(fairseq, tmp_path, "--fp16").wait()
     assert ended.code == 2, ended.err
