@@ -44,6 +44,8 @@ def download(url, part, facts, timeout):
 
 def stream(url, part, facts, timeout):
     """Make one request for the rest of part and write it; return whether it was continued."""
+    import requests  # here, or its second of loading would count as the server's
+
     tag = validator_path(part)
     start = size_of(part) if tag.exists() or is_known(facts) else 0
     headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
@@ -53,7 +55,7 @@ def stream(url, part, facts, timeout):
             headers["If-Range"] = tag.read_text(encoding="latin-1")
     asks = facts.get("asks", False)
     wait = (4 if asks else 2) * timeout  # one to connect, one for the headers; twice, if asked
-    with Watched(exchange(url, headers, timeout, asks)) as steps:
+    with Watched(exchange(requests.Session(), url, headers, timeout, asks)) as steps:
         try:
             response = steps.next(wait)
         except TimeoutError:
@@ -67,14 +69,14 @@ def stream(url, part, facts, timeout):
     return stream(url, part, facts, timeout)
 
 
-def exchange(url, headers, timeout, asks=False):
-    """Yield the response, then the blocks of its body as they arrive; asks: that to the second
-    request, if the first is answered with a page to confirm. Raises AddressFailed."""
-    import requests
+def exchange(session, url, headers, timeout, asks=False):
+    """Yield the response, then the blocks of its body as they arrive, and close the session; asks:
+    that to the second request, if the first is answered with a page to confirm. Raises
+    AddressFailed."""
     from urllib3.exceptions import HTTPError
 
     try:
-        with requests.Session() as session:  # keeps the page's cookies
+        with session:  # keeps the page's cookies
             response = session.get(url, stream=True, timeout=timeout, headers=headers)
             if asks and is_page(response):
                 with response:

@@ -24,16 +24,21 @@ class Place:
     def __init__(self, tmp_path, monkeypatch, capsys):
         self.data, self.links = tmp_path / "data", tmp_path / "repo"
         self.catalogue, self.capsys = tmp_path / "catalogue.toml", capsys
+        self.setenv = monkeypatch.setenv
         self.env = {
             "DATA_DIR": str(self.data),
             "GETDATA_LINKS": str(self.links),
             "GETDATA_CATALOGUE": str(self.catalogue),
-            "GETDATA_TIMEOUT": "0.5",
+            "GETDATA_TIMEOUT": "30",  # a busy machine is not a slow server
             "NO_PROXY": "127.0.0.1",
         }
         for name, value in self.env.items():
             monkeypatch.setenv(name, value)
         monkeypatch.delenv("DATA_MIRROR", raising=False)
+
+    def hurry(self, seconds=0.5):
+        """Give servers up soon, in the tests whose server does not answer."""
+        self.setenv("GETDATA_TIMEOUT", str(seconds))
 
     def describe(self, files, archives=(), extra=""):
         """Write a catalogue with one data set, toy."""

@@ -132,6 +132,7 @@ def test_a_server_that_drips_is_given_up_in_every_phase_of_its_answer(phase, sit
                                 b"/bad/a.bin\r\n\r\n", 0.01)
     site.routes |= {"/bad/a.bin": drips, "/good/a.bin": whole(BODY)}
     place.one_file(f"{site.url}/bad/a.bin", f"{site.url}/good/a.bin")
+    place.hurry()
     started = time.monotonic()
     code, _, err = place.run()
     assert (code, err) == (0, "")
@@ -141,10 +142,11 @@ def test_a_server_that_drips_is_given_up_in_every_phase_of_its_answer(phase, sit
 
 def test_a_slow_but_steady_download_is_not_given_up(site, place):
     """It takes several times the timeout, and each part of it is quick enough."""
-    pieces = [BODY[i:i + 15_000] for i in range(0, len(BODY), 15_000)]
+    pieces = [BODY[i:i + 10_000] for i in range(0, len(BODY), 10_000)]
     head = START + b"Content-Length: %d\r\n\r\n" % len(BODY)
     site.routes["/a.bin"] = raw(head, *pieces, every=0.1)
     place.one_file(f"{site.url}/a.bin")
+    place.hurry(1)
     assert place.run()[0] == 0
     assert len(site.seen) == 1
     assert place.complete()
@@ -153,6 +155,7 @@ def test_a_slow_but_steady_download_is_not_given_up(site, place):
 def test_getdata_ends_though_a_server_still_holds_its_connection(site, place):
     site.routes["/a.bin"] = SLOW["header lines"]
     place.one_file(f"{site.url}/a.bin")
+    place.hurry()
     run = subprocess.run([str(ROOT / "getdata.sh"), "toy"], capture_output=True, text=True,
                          timeout=30, env=os.environ | {"VENV": sys.prefix})
     assert run.returncode == 1

@@ -93,7 +93,9 @@ def test_what_the_first_user_left_half_done_does_not_stop_the_second(mask, site,
     """A lock file, a folder of downloads with a part, a folder of a run that was killed."""
     site.routes["/a.bin"] = stalled(BODY, 200_000)
     shared.one_file(f"{site.url}/a.bin")
+    shared.hurry()
     assert as_user(ANN, "toy", mask=mask)[0] == 1
+    shared.hurry(30)
     assert (shared.data / ".downloads/toy-a.bin.part").exists()
     left = shared.data / ".new-killed"
     left.mkdir(mode=0o700)
@@ -155,8 +157,10 @@ def test_a_downloads_folder_that_somebody_else_has_planted_is_not_followed(
     place.data.mkdir()
     (place.data / ".downloads").symlink_to(tmp_path / "victim")
     os.lchown(place.data / ".downloads", ANN, GROUP)
+    place.hurry()
     assert place.run()[0] == 1
     assert list((tmp_path / "victim").iterdir()) == []
+    place.hurry(30)
     site.routes["/a.bin"] = whole(BODY)
     assert place.run()[0] == 0
     assert (place.data / "toy/a.bin").read_bytes() == BODY
