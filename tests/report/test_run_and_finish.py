@@ -175,7 +175,7 @@ def test_ctrl_c_waits_for_the_command_and_goes_on_later(rec, tmp_path, signum):
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.2)
     process.send_signal(signum)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "interrupted" in out
     workdir = tmp_path / "runs" / "awd-ptb"
@@ -196,7 +196,7 @@ def test_second_run_of_a_running_step_is_refused(rec, tmp_path):
     assert second.returncode == 2
     assert "already running" in second.stderr
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
 
 
 def test_numbers_of_a_step_that_only_evaluates_are_those_of_its_log(rec, tmp_path):
