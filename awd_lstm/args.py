@@ -56,6 +56,13 @@ def add_training(parser: argparse.ArgumentParser) -> None:
                    help="weight drop on the recurrent (QRNN: all of a layer's) weights")
 
 
+def add_lengths_and_graphs(parser: argparse.ArgumentParser) -> None:
+    g = flags.add_graphs(parser)
+    g.add_argument("--seq_len_multiple", type=int, default=1, metavar="N",
+                   help="take the multiple of N nearest to each drawn length, so that lengths "
+                        "repeat: other batches and masks than the published run's (1: as drawn)")
+
+
 def add_files_and_reports(parser: argparse.ArgumentParser) -> None:
     g = parser.add_argument_group("files and reports")
     g.add_argument("--save", default=None, metavar="FILE",
@@ -75,6 +82,13 @@ def add_exact_loss(group) -> None:
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuses nonsense in one sentence that names the flag (exit code 2)."""
-    flags.check(parser, args, positive=("emsize", "nhid", "nlayers", "bptt"),
+    flags.check(parser, args, positive=("emsize", "nhid", "nlayers", "bptt", "seq_len_multiple"),
                 not_negative=("clip", "alpha", "beta", "wdecay", "nonmono"), rates=DROPOUTS,
                 most={"nlayers": MOST_LAYERS})
+
+
+def check_lengths(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuses graphs of lengths that hardly repeat (exit code 2)."""
+    if args.cuda_graphs and args.seq_len_multiple == 1:
+        parser.error("--cuda-graphs: lengths as drawn hardly repeat, and each would be recorded: "
+                     "add --seq_len_multiple 10, which trains on other batches than drawn")

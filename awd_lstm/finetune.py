@@ -37,8 +37,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     flags.add_run(parser, toolkit.HERE / "logs")
     flags.add_machine(parser)
     flags.add_parallel(parser)
+    toolkit.add_lengths_and_graphs(parser)
     args = flags.parse(parser, argv)
     toolkit.check(parser, args)
+    toolkit.check_lengths(parser, args)
     return args
 
 

@@ -40,8 +40,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     flags.add_run(parser, toolkit.HERE / "logs", toolkit.RESUME)
     flags.add_machine(parser)
     flags.add_parallel(parser)
+    toolkit.add_lengths_and_graphs(parser)
     args = flags.parse(parser, argv)
     toolkit.check(parser, args)
+    toolkit.check_lengths(parser, args)
     flags.check(parser, args, not_negative=("max_seq_len_delta",))
     flags.rate_of_adaptive(args, args.optimizer)
     return args

@@ -23,12 +23,14 @@ from awd_lstm.data import Corpus
 from awd_lstm.inputs import MODEL_FORMAT, columns_of
 from awd_lstm.model import Hidden, RNNModel, load_original_state
 from awd_lstm.qrnn import QRNNLayer
-from awd_lstm.utils import draw_seq_len, evaluate, get_batch, repackage_hidden
+from awd_lstm.steps import Steps
+from awd_lstm.utils import draw_seq_len, evaluate, get_batch
 from common.asgd import ASGD, averaged
 from common.splitcross import SplitCrossEntropyLoss, perplexity
 from harness import keeper as harness
 from harness import machine
 from harness.endings import BadInput, bad_input
+from harness.graphs import check_recordable, wanted
 
 NOTHING_STORED = 1e8              # "best validation loss" before the first
 
@@ -60,7 +62,7 @@ class Run:
     val_data: Tensor                         # (rows, 10)
     test_data: Tensor                        # (rows, 1)
     loss: "TrainingLoss"
-    step_loss: nn.Module                     # the same, compiled and shared by all processes
+    steps: Steps                             # what computes its gradients
     seq_len_rng: np.random.RandomState       # the same in all processes
     seq_len_cap: int | None = None           # finetune.py limits the drawn lengths
     progress: Progress = field(default_factory=Progress)
@@ -98,7 +100,7 @@ class Run:
         """Mean loss of a text with the weights as they are now."""
         with self.keeper.fabric.autocast():
             return evaluate(self.model, self.criterion, source, self.args.bptt,
-                            self.args.exact_loss, check=self.keeper.stop_if_asked)
+                            self.args.exact_loss, self.keeper.stop_if_asked, self.steps.score)
 
     # ------------------------------------------------------------------------ the training state
     def _qrnn_layers(self) -> list[QRNNLayer]:
@@ -177,9 +179,13 @@ def make_run(args: Namespace, keeper: harness.Keeper, corpus: Corpus, model: RNN
     loss = TrainingLoss(model, criterion, args.alpha, args.beta)
     # dynamic: almost every update has another length.
     step_loss = fabric.setup_module(torch.compile(loss, dynamic=True) if args.compile else loss)
+    graphs = wanted(args, fabric, keeper.say)
+    if graphs:
+        check_recordable(criterion.splits)
+    steps = Steps(loss, step_loss, fabric, graphs)
     machine.own_stream(fabric, args.seed)  # the same start everywhere, other dropout masks
     return Run(args, keeper, script, corpus, train_data[:, machine.share(fabric, args.batch_size)],
-               val_data, test_data, loss, step_loss, np.random.RandomState(seq_len_seed))
+               val_data, test_data, loss, steps, np.random.RandomState(seq_len_seed))
 
 
 def make_optimizer(kind: str, run: Run) -> torch.optim.Optimizer:
@@ -235,23 +241,20 @@ def epoch_is_over(run: Run) -> bool:
 def one_update(run: Run) -> tuple[int, Tensor]:
     """Draws a length, computes the gradient, updates. Returns the length and the cross entropy."""
     args, keeper, fabric = run.args, run.keeper, run.keeper.fabric
-    seq_len = draw_seq_len(run.seq_len_rng, args.bptt, run.seq_len_cap)
+    seq_len = draw_seq_len(run.seq_len_rng, args.bptt, run.seq_len_cap, args.seq_len_multiple)
     # A longer sequence is fewer updates an epoch: each counts for its length (section 5). The drawn
     # length, as in the original, also where the text's end cuts the batch short.
     for group in run.optimizer.param_groups:
         group["lr"] = run.progress.lr * seq_len / args.bptt
     data, targets = get_batch(run.train_data, run.progress.i, seq_len)
     run.optimizer.zero_grad()
-    loss, cross_entropy, hidden = run.step_loss(data, targets, run.hidden)
-    # Processes average their gradients; this one's columns relative to the mean share.
     weight = run.train_data.shape[1] * fabric.world_size / args.batch_size
-    fabric.backward(machine.weighted(loss, weight))
+    loss, cross_entropy, run.hidden = run.steps.gradients(data, targets, run.hidden, weight)
     keeper.clip_gradients(run.loss, loss, args.clip)
     keeper.step(run.optimizer)
-    run.hidden = repackage_hidden(hidden)
     for group in run.optimizer.param_groups:
         group["lr"] = run.progress.lr
-    return seq_len, machine.weighted(cross_entropy.detach(), weight)
+    return seq_len, machine.weighted(cross_entropy, weight)
 
 
 def report(run: Run, ms_per_batch: float) -> None:

@@ -45,13 +45,16 @@ def get_batch(source: Tensor, i: int, seq_len: int) -> tuple[Tensor, Tensor]:
     return data[:-1], data[1:].reshape(-1)
 
 
-def draw_seq_len(rng: np.random.RandomState, bptt: int, cap: int | None = None) -> int:
+def draw_seq_len(rng: np.random.RandomState, bptt: int, cap: int | None = None,
+                 multiple: int = 1) -> int:
     """Variable-length BPTT (section 5): N(bptt, 5), one time in twenty N(bptt/2, 5); at least 5.
 
-    Two draws from `rng` per call, as in the original.
+    multiple: the nearest multiple of it is taken, not the original's. Two draws from `rng` per
+    call, as in the original.
     """
     mean = bptt if rng.random_sample() < 0.95 else bptt / 2
     seq_len = max(5, int(rng.normal(mean, 5)))
+    seq_len = max(1, round(seq_len / multiple)) * multiple
     return seq_len if cap is None else min(seq_len, cap)
 
 
@@ -74,12 +77,13 @@ def single_precision() -> Iterator[None]:
 
 @torch.no_grad()
 def evaluate(model: RNNModel, criterion: torch.nn.Module, source: Tensor, bptt: int,
-             exact: bool = False, check: Callable[[], None] = lambda: None) -> float:
+             exact: bool = False, check: Callable[[], None] = lambda: None,
+             score: Callable[..., tuple[Tensor, Hidden]] | None = None) -> float:
     """Mean loss (nats per token) of the text source (rows, B), hidden states carried along.
 
     As in the original the sum over the rows-1 predictions is divided by rows, which makes every
     loss (rows-1)/rows of the true mean; `exact` divides by rows-1. `check` is called before each
-    chunk of `bptt` rows and may raise.
+    chunk of `bptt` rows and may raise. score(data, targets, hidden): model and criterion in one.
     """
     was_training = model.training
     model.eval()
@@ -89,8 +93,11 @@ def evaluate(model: RNNModel, criterion: torch.nn.Module, source: Tensor, bptt: 
     for i in range(0, len(source) - 1, bptt):
         check()
         data, targets = get_batch(source, i, bptt)
-        output, hidden = model(data, hidden)
-        loss = criterion(model.decoder.weight, model.decoder.bias, output, targets)
+        if score:
+            loss, hidden = score(data, targets, hidden)
+        else:
+            output, hidden = model(data, hidden)
+            loss = criterion(model.decoder.weight, model.decoder.bias, output, targets)
         losses.append(len(data) * loss)  # no .item(): the loop would wait for the GPU
     model.train(was_training)
     total = torch.stack(losses).cpu().double().sum().item() if losses else math.nan

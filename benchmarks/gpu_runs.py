@@ -41,6 +41,7 @@ class Timed:
     epoch: int = 0
     expected: float | None = None
     layer_form: str = ""           # of sparse layers, in place of the one that they choose
+    graphs: str = ""               # flags that graphs need besides
 
     def argv(self, folder: Path, data: Path, form: str, mode: str, updates: int) -> list[str]:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,6 +49,7 @@ class Timed:
         own = [*self.flags.split(), *paths.split()]
         if self.module == "fairseq_cli.train":
             return [*own, "--max-update", str(updates), *["--bf16"] * (form == "bf16")]
+        own += self.graphs.split() * (mode == "graphs")
         return [*own, *PRECISION[form], *FLAGS[mode], "--device", "cuda", "--max-steps",
                 str(updates)]
 
@@ -71,15 +73,16 @@ class Timed:
 
 
 LM = "sparse_seq.language_modeling.main"
+EVEN = "--seq_len_multiple 10"  # lengths that come again
 LOG = "--seed 7 --log-interval 10"
 RUN = "--save {folder}/run --log-dir {folder}/logs --data {data}/texts"
 SPEED = (
     Timed("AWD-LSTM", "awd_lstm.main", "--batch_size 20 --emsize 400 --nhid 1150 --nlayers 3 "
-          f"--dropouti 0.4 --dropouth 0.25 --epochs 1 {LOG}", 1400, 118, epoch=PTB // 1400,
-          expected=4),
+          f"--dropouti 0.4 --dropouth 0.25 --epochs 1 {LOG}", 1400, 118, modes=ALL,
+          epoch=PTB // 1400, expected=4, graphs=EVEN),
     Timed("QRNN", "awd_lstm.main", "--model QRNN --batch_size 20 --emsize 400 --nhid 1550 "
-          f"--nlayers 4 --clip 0.2 --wdrop 0.1 --epochs 1 {LOG}", 1400, 182, epoch=PTB // 1400,
-          expected=2),
+          f"--nlayers 4 --clip 0.2 --wdrop 0.1 --epochs 1 {LOG}", 1400, 182,
+          modes=ALL, epoch=PTB // 1400, expected=2, graphs=EVEN),
     Timed("TrellisNet", "trellisnet.word_PTB.word_ptb", f"--epochs 1 --name m {LOG}", 16 * 52, 606,
           modes=ALL, epoch=PTB // (16 * 52), expected=10),
     Timed("LRA imdb", "tnn.lra.main", f"--task imdb --epochs 9 --workers 4 --eval-limit 32 {LOG}",

@@ -228,8 +228,8 @@ def killed_after(updates: int):
         hook.remove()
 
 
-RESUMED = ("awd-lstm", "awd-qrnn", "trellis-small", "trellis-small-graphs", "im", "im-graphs",
-           "lra-cifar")
+RESUMED = ("awd-lstm", "awd-lstm-even-graphs", "awd-qrnn", "trellis-small", "trellis-small-graphs",
+           "im", "im-graphs", "lra-cifar")
 
 
 def resume(found: Found, names: tuple[str, ...] = RESUMED) -> None:

@@ -109,12 +109,14 @@ def add_parallel(p: argparse.ArgumentParser, compiles: str = "torch.compile the 
     add_compile(g, compiles, slower_on_cpu)
 
 
-def add_graphs(p: argparse.ArgumentParser) -> None:
-    """--cuda-graphs, see harness.graphs."""
-    p.add_argument_group("launches").add_argument(
+def add_graphs(p: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """--cuda-graphs, see harness.graphs. Returns its group."""
+    g = p.add_argument_group("launches")
+    g.add_argument(
         "--cuda-graphs", action="store_true",
         help="on a GPU, record what an update launches, once for each shape of a batch, and replay "
              "it as one launch: same numbers, more memory (tested on a pretended GPU alone)")
+    return g
 
 
 def add_compile(group: argparse._ArgumentGroup, compiles: str, slower_on_cpu: bool) -> None:

@@ -11,7 +11,7 @@ changes as tensors, which are copied to where the recording reads them.
 """
 
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +33,13 @@ def wanted(args: Namespace, fabric: Fabric, say: Callable[[str], None]) -> bool:
         say("--cuda-graphs: no effect without CUDA")
         return False
     return True
+
+
+def check_recordable(splits: Sequence, remedy: str = "leave it out") -> None:
+    """A split softmax cannot be recorded. Raises BadInput."""
+    if splits:
+        raise BadInput("--cuda-graphs: how many words of a batch lie in each part of the split "
+                       f"softmax is read from the GPU, which a recording cannot: {remedy}")
 
 
 class Graphed:

@@ -22,7 +22,7 @@ from common.asgd import averaged
 from common.splitcross import perplexity
 from harness import files, machine
 from harness.endings import BadInput, bad_input
-from harness.graphs import Graphed
+from harness.graphs import Graphed, check_recordable
 from harness.inputs import load_in_turn
 from harness.keeper import Keeper
 from trellisnet import model_files, release1
@@ -152,10 +152,8 @@ def build(args: Namespace, keeper: Keeper, corpus: Corpus,
     with bad_input():
         loss = make_loss(args, len(corpus))
     run = TextRun(args, keeper, loss, corpus, recipe)
-    if run.gradients.on and loss.criterion.splits:
-        raise BadInput("--cuda-graphs: how many words of a batch lie in each part of the split "
-                       "softmax is read from the GPU, which a recording cannot: leave it out, or "
-                       "give --splits without a number")
+    if run.gradients.on:
+        check_recordable(loss.criterion.splits, "leave it out, or give --splits without a number")
     if args.aux > 0 and not loss.model.tnet.aux_levels:
         warn(keeper, f"--aux: {args.nlevels} levels have no auxiliary output at --aux_freq "
                      f"{args.aux_freq:g}")

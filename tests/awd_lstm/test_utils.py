@@ -97,6 +97,17 @@ def test_seq_len_bounds(bptt, cap):
         assert lengths.count(5) > 300
 
 
+def test_lengths_that_repeat_are_the_nearest_multiples_of_those_drawn():
+    drawn, rounded = np.random.RandomState(3), np.random.RandomState(3)
+    for _ in range(500):
+        length = draw_seq_len(drawn, 70)
+        near = draw_seq_len(rounded, 70, multiple=10)
+        assert near % 10 == 0
+        assert abs(near - length) <= 5
+    assert drawn.random_sample() == rounded.random_sample()
+    assert draw_seq_len(rounded, 5, multiple=100) == 100
+
+
 # -------------------------------------------------------------------------------------- evaluation
 def model_and_text(kind="LSTM", columns=3):
     torch.manual_seed(0)

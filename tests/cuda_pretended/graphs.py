@@ -40,17 +40,20 @@ class Tape:
 
     def add(self, func, args, kwargs, out) -> None:
         """out: what the operation gave, without the device around it."""
-        results = [t for t in tree_flatten(out)[0] if isinstance(t, torch.Tensor)]
-        given = {unwrap(t).untyped_storage().data_ptr()
-                 for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)}
-        for result in results:
-            if (at := result.untyped_storage().data_ptr()) not in given:
-                self.made[at] = result
+        def found(out):
+            return [t for t in tree_flatten(out)[0] if isinstance(t, torch.Tensor)]
+
+        given = {unwrap(t).untyped_storage().data_ptr() for t in found((args, kwargs))}
+        results = found(out)
+        self.launched(lambda: found(device.compute(func, args, kwargs)), results,
+                      [t for t in results if t.untyped_storage().data_ptr() not in given])
+
+    def launched(self, compute, results, made) -> None:
+        """compute() gives what goes into the memory of `results`; `made`: those that are new."""
+        self.made |= {result.untyped_storage().data_ptr(): result for result in made}
 
         def again():
-            found = tree_flatten(device.compute(func, args, kwargs))[0]
-            found = [t for t in found if isinstance(t, torch.Tensor)]
-            for into, value in zip(results, found, strict=True):
+            for into, value in zip(results, compute(), strict=True):
                 if into.data_ptr() != value.data_ptr():
                     into.copy_(value)
         self.again.append(again)

@@ -2,7 +2,7 @@
 
 import torch
 
-from tests.cuda_pretended.device import PretendedTensor
+from tests.cuda_pretended.device import TAPE, PretendedTensor
 from tests.cuda_pretended.ledger import LEDGER
 
 REAL = {}
@@ -76,24 +76,39 @@ class Recurrent(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, which, how, x, *rest):
-        plain = [t.detach().elem.detach().clone().requires_grad_() for t in (x, *rest)]
+        memory = [t.detach().elem.detach() for t in (x, *rest)]
         count = 2 if which == "lstm" else 1
         sizes, biases, layers, both, first = how
-        with torch.enable_grad():
-            hx = tuple(plain[1:1 + count]) if count == 2 else plain[1]
-            end = (biases, layers, 0.0, True, both)
-            out = (REAL[which](plain[0], hx, plain[1 + count:], *end, first) if sizes is None else
-                   REAL[which](plain[0], sizes, hx, plain[1 + count:], *end))
-        ctx.plain, ctx.out = plain, out
-        return tuple(PretendedTensor(o.detach().clone()) for o in out)
+
+        def compute():
+            plain = [t.clone().requires_grad_() for t in memory]
+            with torch.enable_grad():
+                hx = tuple(plain[1:1 + count]) if count == 2 else plain[1]
+                end = (biases, layers, 0.0, True, both)
+                out = (REAL[which](plain[0], hx, plain[1 + count:], *end, first) if sizes is None
+                       else REAL[which](plain[0], sizes, hx, plain[1 + count:], *end))
+            ctx.plain, ctx.out = plain, out
+            return [o.detach() for o in out]
+        return tuple(map(PretendedTensor, launched(compute)))
 
     @staticmethod
     def backward(ctx, *grads):
         LEDGER.operations["cudnn_backward"] += 1
         given = [torch.zeros_like(o) if g is None else g.elem
                  for g, o in zip(grads, ctx.out, strict=True)]
-        found = torch.autograd.grad(ctx.out, ctx.plain, given, allow_unused=True, retain_graph=True)
-        return (None, None, *[None if g is None else PretendedTensor(g) for g in found])
+
+        def compute():
+            return torch.autograd.grad(ctx.out, ctx.plain, given, materialize_grads=True,
+                                       allow_unused=True, retain_graph=True)
+        return (None, None, *map(PretendedTensor, launched(compute)))
+
+
+def launched(compute) -> list[torch.Tensor]:
+    """Copies of what compute() gives, done again when a graph that records this is replayed."""
+    results = [value.clone() for value in compute()]
+    if TAPE:
+        TAPE[0].launched(compute, results, results)
+    return results
 
 
 def flatten_parameters(self) -> None:

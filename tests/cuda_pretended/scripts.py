@@ -70,10 +70,13 @@ def graphs(*runs: Run) -> list[Run]:
 GRAPHS = "-graphs"
 DENSE = ("--emsize 8 --nhid 10 --nlayers 3 --batch_size 6 --bptt 15 --log-interval 3 --seed 7 "
          "--lr 3 --wdrop 0.5 --dropoute 0.1")
+EVEN = "--bptt 6 --seq_len_multiple 14"  # all of one length
 RUNS = {run.name: run for run in (
     Run("awd-lstm", of("awd-main"), "--nlayers 3 --alpha 2 --beta 1"),
     Run("awd-qrnn", of("awd-qrnn"), "--nlayers 4 --alpha 2 --beta 1 --wdrop 0.1"),
     Run("awd-gru", of("awd-main"), "--nlayers 3 --model GRU --lr 3"),
+    Run("awd-lstm-even", of("awd-main"), f"--nlayers 3 --alpha 2 --beta 1 {EVEN}"),
+    Run("awd-qrnn-even", of("awd-qrnn"), f"--nlayers 4 --alpha 2 --beta 1 --wdrop 0.1 {EVEN}"),
     Run("awd-finetune", of("awd-finetune"), "--nlayers 3", before="awd-lstm"),
     Run("scratch", of("scratch-main"), "--nlayers 3"),
     Run("trellis-word", of("word-ptb", data="long"), "--nlevels 58 --aux_freq 12 --horizon 58 "
@@ -92,8 +95,8 @@ RUNS = {run.name: run for run in (
     *(lra(task) for task in ("listops", "imdb", "aan", "cifar", "pathfinder", "pathfinderx")),
 )}
 RUNS |= {run.name: run for run in graphs(*(RUNS[name] for name in (
-    "trellis-word", "trellis-small", "trellis-char", "trellis-images", "im", "lra-cifar",
-    "lra-pathfinder")))}
+    "awd-lstm-even", "awd-qrnn-even", "trellis-word", "trellis-small", "trellis-char",
+    "trellis-images", "im", "lra-cifar", "lra-pathfinder")))}
 
 
 # What `make test` runs: a kind of layer or loop each, in one precision.

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from harness import flags
-from harness.graphs import Graphed, wanted
+from harness.endings import BadInput
+from harness.graphs import Graphed, check_recordable, wanted
 
 
 def test_on_a_cpu_it_says_that_it_has_no_effect():
@@ -42,3 +43,9 @@ def test_what_it_does_not_go_with(words, says, capsys):
         flags.check(p, args)
     assert stop.value.code == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_split_softmax_is_refused():
+    check_recordable([])
+    with pytest.raises(BadInput, match=r"each part of the split softmax .* give --splits"):
+        check_recordable([10, 20], "give --splits")
