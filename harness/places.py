@@ -118,13 +118,14 @@ class Places:
 
     def set_aside(self, tunes: bool) -> list[tuple[Path, Path]]:
         """Renames what an earlier run left, since a fresh one overwrites nothing: (old, new) names.
+        States before models: killed in between, what is left has no state without its best model.
 
         tunes: the model in --save is what this run begins from; it stays, and keeps a second name,
         x.pt.main, for when it is overwritten. Raises BadInput.
         """
         moved = []
-        for path in (self.best, self.state, files.previous(self.state), *self.also,
-                     *self._states_0_1()):
+        for path in (*self._states_0_1(), self.state, files.previous(self.state), *self.also,
+                     self.best):
             label, keep = ("main", True) if tunes and path == self.best else ("old", False)
             with bad_input(f"{self.flag}: "):
                 if (new := files.set_aside(path, label, keep)) is not None:
