@@ -37,9 +37,11 @@ def test_the_front_pages_numbers_are_the_records():
         return records.draws(steps[group] if group else found[row]["steps"][:1], f"test_{metric}")
 
     first = [test_of(row, "ppl").mean for row in ("awd-ptb-epochs", "awd-ptb-first")]
-    later = " and ".join(f"{step['final']['test_ppl']:.0f}"
-                         for step in found["awd-ptb-epochs"]["steps"][1:])
-    assert "{:.0f} and {:.0f} (two runs), then {};".format(*first, later) in FRONT
+    later = found["awd-ptb-epochs"]["steps"][1:]
+    values = ", ".join(f"{step['final']['test_ppl']:.0f}" for step in later)
+    epochs = ", ".join(f"{int(step['step'].removeprefix('epoch-'))}" for step in later)
+    assert "{:.0f} and {:.0f} (two runs), then {} (epochs {});".format(
+        *first, values, epochs) in FRONT
     smnist = test_of("trellis-smnist-small", "acc")
     assert f"{smnist.mean:.1f} % after 600 updates" in FRONT
     tagging = [test_of(f"sparse-pos-{kind}-conll2000", "acc", "size5")
