@@ -57,9 +57,9 @@ from awd_lstm.inputs import load_model
 from awd_lstm.model import RNNModel
 from awd_lstm.vocabulary import dictionary_for
 from common.splitcross import SplitCrossEntropyLoss
-from harness import machine
 from harness.endings import BadInput, bad_input
 from harness.keeper import Keeper
+from kernels.transfer import sent
 from texts.vocabulary import ids_of
 
 
@@ -99,7 +99,7 @@ def generate(model: RNNModel, criterion: SplitCrossEntropyLoss, start: Tensor, w
         output, hidden = model(inputs, hidden)
         log_probability = criterion.logprob(model.decoder.weight, model.decoder.bias, output[-1:])
         word = sample(log_probability[0], temperature, top_k)
-        inputs = machine.sent(word, start.device).view(1, 1)
+        inputs = sent(word, start.device).view(1, 1)
         yield int(word)
 
 

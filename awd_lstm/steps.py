@@ -26,14 +26,16 @@ class Steps:
         self._learn = Graphed(self._learned, loss, graphs, trains=True)
         self._score = Graphed(self._scored, loss, graphs)
 
-    def gradients(self, data: Tensor, targets: Tensor, hidden: Hidden, weight: float
-                  ) -> tuple[Tensor, Tensor, Hidden]:
+    def gradients(self, data: Tensor, targets: Tensor, hidden: Hidden, weight: float,
+                  rows_of_parts: tuple[Tensor, ...] = ()) -> tuple[Tensor, Tensor, Hidden]:
         """Forward and backward. data (T, B), targets (T*B,) -> loss and cross entropy, numbers in
-        the loss's type, and the new hidden, all without a history.
+        the loss's type, and the new hidden, all without a history. rows_of_parts: of the targets,
+        see SplitCrossEntropyLoss.
 
         weight: columns of this process relative to the mean share: processes average their
         gradients as if all had the same."""
-        loss, cross_entropy, *carried = self._learn(data, targets, weight, *self._carried(hidden))
+        loss, cross_entropy, *carried = self._learn(data, targets, weight, rows_of_parts,
+                                                    *self._carried(hidden))
         return loss, cross_entropy, self._put_back(carried)
 
     def score(self, data: Tensor, targets: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
@@ -42,8 +44,10 @@ class Steps:
         return loss, self._put_back(carried)
 
     # --------------------------------------------------------------------------- on tensors alone
-    def _learned(self, data: Tensor, targets: Tensor, weight: float, *carried) -> tuple:
-        loss, cross_entropy, hidden = self.step_loss(data, targets, self._put_back(carried))
+    def _learned(self, data: Tensor, targets: Tensor, weight: float,
+                 rows_of_parts: tuple[Tensor, ...], *carried) -> tuple:
+        loss, cross_entropy, hidden = self.step_loss(data, targets, self._put_back(carried),
+                                                     rows_of_parts)
         self.fabric.backward(machine.weighted(loss, weight))
         return loss.detach(), cross_entropy.detach(), *self._carried(repackage_hidden(hidden))
 

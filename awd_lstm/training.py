@@ -24,7 +24,7 @@ from awd_lstm.inputs import MODEL_FORMAT, columns_of
 from awd_lstm.model import Hidden, RNNModel, load_original_state
 from awd_lstm.qrnn import QRNNLayer
 from awd_lstm.steps import Steps
-from awd_lstm.utils import draw_seq_len, evaluate, get_batch
+from awd_lstm.utils import draw_seq_len, evaluate, get_batch, text_on
 from common.asgd import ASGD, averaged
 from common.splitcross import SplitCrossEntropyLoss, perplexity
 from harness import keeper as harness
@@ -59,6 +59,7 @@ class Run:
     script: str                              # main or finetune
     corpus: Corpus
     train_data: Tensor                       # (rows, this process's columns)
+    on_host: Tensor                          # the same: a GPU is not asked for what is known here
     val_data: Tensor                         # (rows, 10)
     test_data: Tensor                        # (rows, 1)
     loss: "TrainingLoss"
@@ -101,6 +102,13 @@ class Run:
         with self.keeper.fabric.autocast():
             return evaluate(self.model, self.criterion, source, self.args.bptt,
                             self.args.exact_loss, self.keeper.stop_if_asked, self.steps.score)
+
+    def rows_of_parts(self, i: int, seq_len: int) -> tuple[Tensor, ...]:
+        """Of the targets of a batch, see SplitCrossEntropyLoss."""
+        if not self.criterion.splits or self.args.compile:  # traced: any number of rows
+            return ()
+        _, targets = get_batch(self.on_host, i, seq_len)
+        return tuple(self.criterion.rows_of_parts(targets, self.train_data.device))
 
     # ------------------------------------------------------------------------ the training state
     def _qrnn_layers(self) -> list[QRNNLayer]:
@@ -153,11 +161,14 @@ class TrainingLoss(nn.Module):
         super().__init__()
         self.model, self.criterion, self.alpha, self.beta = model, criterion, alpha, beta
 
-    def forward(self, data: Tensor, targets: Tensor, hidden: Hidden):
-        """data (T, B), targets (T*B,) -> loss, cross entropy alone, new hidden."""
+    def forward(self, data: Tensor, targets: Tensor, hidden: Hidden,
+                rows_of_parts: tuple[Tensor, ...] = ()):
+        """data (T, B), targets (T*B,) -> loss, cross entropy alone, new hidden. rows_of_parts: of
+        the targets, see SplitCrossEntropyLoss."""
         model = self.model
         output, hidden, raw, dropped = model(data, hidden, return_h=True)
-        cross_entropy = self.criterion(model.decoder.weight, model.decoder.bias, output, targets)
+        cross_entropy = self.criterion(model.decoder.weight, model.decoder.bias, output, targets,
+                                       rows_of_parts)
         loss = cross_entropy
         if self.alpha:   # AR: mean square of the dropped last output (the paper writes an L2 norm)
             loss = loss + self.alpha * dropped[-1].pow(2).mean()
@@ -171,8 +182,9 @@ def make_run(args: Namespace, keeper: harness.Keeper, corpus: Corpus, model: RNN
     """Texts in columns, the model on its device and shared by all processes. No optimiser yet."""
     fabric = keeper.fabric
     longer = "give a longer text"
-    train_data = columns_of(corpus, "train", args.batch_size, fabric.device,
-                            f"{longer} or a smaller --batch_size", rows=3)
+    on_host = columns_of(corpus, "train", args.batch_size, torch.device("cpu"),
+                         f"{longer} or a smaller --batch_size", rows=3)
+    train_data = text_on(fabric.device, on_host)
     val_data = columns_of(corpus, "valid", 10, fabric.device, f"{longer} (the original validates "
                           "in 10 columns)")
     test_data = columns_of(corpus, "test", 1, fabric.device, longer)
@@ -184,8 +196,9 @@ def make_run(args: Namespace, keeper: harness.Keeper, corpus: Corpus, model: RNN
         check_recordable(criterion.splits)
     steps = Steps(loss, step_loss, fabric, graphs)
     machine.own_stream(fabric, args.seed)  # the same start everywhere, other dropout masks
-    return Run(args, keeper, script, corpus, train_data[:, machine.share(fabric, args.batch_size)],
-               val_data, test_data, loss, steps, np.random.RandomState(seq_len_seed))
+    own = machine.share(fabric, args.batch_size)
+    return Run(args, keeper, script, corpus, train_data[:, own], on_host[:, own], val_data,
+               test_data, loss, steps, np.random.RandomState(seq_len_seed))
 
 
 def make_optimizer(kind: str, run: Run) -> torch.optim.Optimizer:
@@ -249,7 +262,8 @@ def one_update(run: Run) -> tuple[int, Tensor]:
     data, targets = get_batch(run.train_data, run.progress.i, seq_len)
     run.optimizer.zero_grad()
     weight = run.train_data.shape[1] * fabric.world_size / args.batch_size
-    loss, cross_entropy, run.hidden = run.steps.gradients(data, targets, run.hidden, weight)
+    loss, cross_entropy, run.hidden = run.steps.gradients(
+        data, targets, run.hidden, weight, run.rows_of_parts(run.progress.i, seq_len))
     keeper.clip_gradients(run.loss, loss, args.clip)
     keeper.step(run.optimizer)
     for group in run.optimizer.param_groups:

@@ -29,9 +29,14 @@ def batchify(ids: np.ndarray, batch_size: int, device: torch.device | str = "cpu
         raise ValueError(f"a text of {len(ids)} tokens is too short for {batch_size} columns")
     # A copy: torch would otherwise alias the file, which is mapped read-only.
     columns = torch.from_numpy(np.array(ids[: rows * batch_size]))
+    return text_on(device, columns.view(batch_size, rows).t())
+
+
+def text_on(device: torch.device | str, columns: Tensor) -> Tensor:
+    """The same ids on the device; on a CPU the same tensor."""
     if torch.device(device).type != "cpu" and columns.dtype in (torch.uint16, torch.uint32):
         columns = columns.to(torch.int32)  # few operations know the wider unsigned types there
-    return columns.to(device).view(batch_size, rows).t()
+    return columns.to(device)
 
 
 def get_batch(source: Tensor, i: int, seq_len: int) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from torch.autograd.function import Function
 from kernels import cpu
 from kernels.product import product, rounded_product
 from kernels.second_derivatives import plain_gradients
+from kernels.transfer import sent
 
 CACHED = 1 << 18  # numbers that fit the second-level cache of a core
 
@@ -118,7 +119,7 @@ class SplitCrossEntropyLoss(nn.Module):
         self.splits = splits
         self.nsplits = len(splits) + 1
         self.verbose = verbose
-        self._edges: Tensor | None = None    # `splits`, on the device of the last targets
+        self._edges: dict[torch.device, Tensor] = {}   # `splits`, where targets have been
         if splits:
             self.tail_vectors = nn.Parameter(torch.zeros(self.nsplits - 1, hidden_size))
             self.tail_bias = nn.Parameter(torch.zeros(self.nsplits - 1))
@@ -141,10 +142,16 @@ class SplitCrossEntropyLoss(nn.Module):
         if torch.compiler.is_compiling():
             edges = torch.tensor(self.splits, device=targets.device)
         else:  # made once: a GPU would be waited for each time
-            if self._edges is None or self._edges.device != targets.device:
-                self._edges = torch.tensor(self.splits, device=targets.device)
-            edges = self._edges
+            if targets.device not in self._edges:
+                self._edges[targets.device] = torch.tensor(self.splits, device=targets.device)
+            edges = self._edges[targets.device]
         return torch.bucketize(targets, edges, right=True)
+
+    def rows_of_parts(self, targets: Tensor, device: torch.device | str) -> list[Tensor]:
+        """For forward: the numbers of the rows of each part but the head, K-1 tensors on `device`.
+        Of targets on the host, (N) or (..., N) int64; a GPU need then not be asked for them."""
+        part = self._part_of(targets.reshape(-1))
+        return [sent(rows, device) for rows in self._rows_of(part)]
 
     def _rows_of(self, part: Tensor) -> list[Tensor]:
         """The numbers of the rows of each part but the head: K-1 tensors."""
@@ -163,10 +170,12 @@ class SplitCrossEntropyLoss(nn.Module):
         rows = [(part == k).nonzero().squeeze(1) for k in range(self.nsplits)]
         return [targets[r] for r in rows], [hiddens[r] for r in rows]
 
-    def forward(self, weight: Tensor, bias: Tensor, hiddens: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, weight: Tensor, bias: Tensor, hiddens: Tensor, targets: Tensor,
+                rows_of_parts: Sequence[Tensor] | None = None) -> Tensor:
         """Mean loss over all rows.
 
         weight (V, H), bias (V), hiddens (N, H) or (..., H), targets with one id per row -> scalar.
+        rows_of_parts: those of the targets; None: they are looked for, and a GPU is waited for.
         """
         hiddens = hiddens.reshape(-1, hiddens.shape[-1])
         targets = targets.reshape(-1)
@@ -179,7 +188,7 @@ class SplitCrossEntropyLoss(nn.Module):
         # While torch.compile traces, nobody knows how many rows a part has, nor whether it has any.
         compiling = torch.compiler.is_compiling()
         of_part = linear_cross_entropy_plain if compiling else linear_cross_entropy
-        for k, rows in enumerate(self._rows_of(part), 1):
+        for k, rows in enumerate(rows_of_parts or self._rows_of(part), 1):
             if compiling or len(rows):
                 loss = loss + of_part(hiddens[rows], weights[k], biases[k],
                                       targets[rows] - self.splits[k - 1])

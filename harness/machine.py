@@ -187,13 +187,6 @@ def to_device(value, device: torch.device | str):
     return value
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; a GPU's copy is not waited for."""
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
 def gather(fabric: Fabric, value) -> list:
     """Every process's value, in order of rank, tensors on the CPU: sent as they are, each process
     would open a context on every other's GPU."""

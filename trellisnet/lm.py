@@ -7,7 +7,7 @@ m experts of the mixture of softmaxes.
 import math
 import operator
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -183,15 +183,18 @@ class TrainingLoss(nn.Module):
         self.model, self.criterion = model, criterion
         self.aux, self.alpha, self.beta = aux, alpha, beta
 
-    def forward(self, words: Tensor, targets: Tensor, hidden: Hidden, start: int = 0) -> Loss:
-        """words (L, N), targets (L, N): those from step `start` on count."""
+    def forward(self, words: Tensor, targets: Tensor, hidden: Hidden, start: int = 0,
+                *rows_of_parts: Tensor) -> Loss:
+        """words (L, N), targets (L, N): those from step `start` on count. rows_of_parts: theirs,
+        if the split softmax need not look for them."""
         out = self.model(words, hidden, start)
         targets = targets[start:]
-        raw = total = self.cross_entropy(out.dropped, targets)
+        raw = total = self.cross_entropy(out.dropped, targets, rows_of_parts)
         aux = raw.new_zeros(())
-        if self.aux > 0 and len(out.aux):  # the sum over levels of the mean over rows
-            copies = targets.expand(len(out.aux), *targets.shape)
-            aux = self.aux * len(out.aux) * self.cross_entropy(out.aux, copies)
+        if self.aux > 0 and (levels := len(out.aux)):  # the sum over levels of the mean over rows
+            copies = targets.expand(levels, *targets.shape)
+            rows = [repeated(rows, levels, targets.numel()) for rows in rows_of_parts]
+            aux = self.aux * levels * self.cross_entropy(out.aux, copies, rows)
             total = total + aux
         if self.alpha:
             total = total + self.alpha * out.dropped.pow(2).mean()
@@ -206,12 +209,19 @@ class TrainingLoss(nn.Module):
         out = self.model(words, (h, c), start)
         return self.cross_entropy(out.dropped, targets[start:]), *out.hidden
 
-    def cross_entropy(self, output: Tensor, targets: Tensor) -> Tensor:
+    def cross_entropy(self, output: Tensor, targets: Tensor,
+                      rows_of_parts: Sequence[Tensor] = ()) -> Tensor:
         """Mean -log p(target): output (..., nout), one target per row."""
         model = self.model
         if model.mixsoft:
             return model.mixsoft.nll(output, targets, model.decoder, model.latent_mask(output))
-        return self.criterion(model.decoder.weight, model.decoder.bias, output, targets)
+        return self.criterion(model.decoder.weight, model.decoder.bias, output, targets,
+                              rows_of_parts)
+
+
+def repeated(rows: Tensor, times: int, count: int) -> Tensor:
+    """Row numbers in `times` copies, one behind the other, of what has `count` rows."""
+    return (rows + count * torch.arange(times, device=rows.device)[:, None]).reshape(-1)
 
 
 # ---------------------------------------------------------------------------- reading a text

@@ -77,13 +77,15 @@ class TextRun(Run):
                  recipe: Recipe):
         super().__init__(args, keeper, loss, TextProgress(), corpus.facts())
         self.recipe, self.inputs = recipe, corpus.digests
-        train, self.valid, self.test = (
-            columns_of(corpus, split, how, columns, args.data).to(self.fabric.device)
+        train, valid, test = (
+            columns_of(corpus, split, how, columns, args.data)
             for split, how, columns in (("train", recipe.evaluate if args.eval else recipe.train,
                                          args.batch_size),
                                         ("valid", recipe.evaluate, recipe.eval_columns),
                                         ("test", recipe.evaluate, recipe.eval_columns)))
-        self.train = train[:, machine.share(self.fabric, args.batch_size)]
+        self.on_host = train = train[:, machine.share(self.fabric, args.batch_size)]
+        self.train, self.valid, self.test = (
+            text.to(self.fabric.device) for text in (train, valid, test))
         self.weight = self.train.shape[1] * self.fabric.world_size / args.batch_size
         self.hidden: Hidden | None = None          # before the next segment
         if not corpus.cached and not recipe.say_sizes:
@@ -105,10 +107,18 @@ class TextRun(Run):
         self.hidden = own.get("hidden")
 
     def training_loss(self, *batch) -> tuple[Tensor, ...]:
-        """batch: words, targets, h, c, start, see TrainingLoss."""
-        words, targets, h, c, start = batch
-        total, raw, aux, hidden = self.step_loss(words, targets, (h, c), start)
+        """batch: words, targets, h, c, start, rows of parts, see TrainingLoss."""
+        words, targets, h, c, start, *rows = batch
+        total, raw, aux, hidden = self.step_loss(words, targets, (h, c), start, *rows)
         return total, raw, aux, *hidden
+
+    def rows_of_parts(self, row: int, length: int) -> list[Tensor]:
+        """Of the targets of a segment, see SplitCrossEntropyLoss."""
+        criterion, start = self.loss.criterion, self.recipe.train.start
+        if not criterion.splits:
+            return []
+        targets = self.on_host[row + 1 + start:row + 1 + length].long()
+        return criterion.rows_of_parts(targets, self.fabric.device)
 
     def evaluate(self, source: Tensor) -> float:
         def scored(*batch) -> tuple[Tensor, Tensor, Tensor]:
@@ -250,7 +260,7 @@ def one_update(run: TextRun, row: int, length: int) -> None:
     words = run.train[row:row + length + 1].long()
     run.optimizer.zero_grad()
     total, raw, aux, *hidden = run.gradients(run.weight, words[:-1], words[1:], *run.hidden,
-                                             how.start)
+                                             how.start, *run.rows_of_parts(row, length))
     run.update(total)
     if how.carry:
         run.hidden = tuple(hidden)

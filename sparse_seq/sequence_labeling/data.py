@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kernels.transfer import sent
 from sparse_seq.sequence_labeling.reader import Sentence, lines_of, read_sentences
 from sparse_seq.vocabulary import order_words
 
@@ -126,13 +127,6 @@ def make_batch(sentences: list[tuple[np.ndarray, np.ndarray]],
         words[:lengths[i], column], tags[:lengths[i], column] = sentences[i]
     return Batch(sent(torch.from_numpy(words), device), sent(torch.from_numpy(tags), device),
                  torch.from_numpy(lengths[order].copy()))
-
-
-def sent(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """The tensor on the device; on a GPU without waiting until it is there."""
-    if torch.device(device).type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def training_order(sentences: list, batch_size: int, rng: np.random.RandomState) -> np.ndarray:

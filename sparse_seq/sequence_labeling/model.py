@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from common.dropout import WeightDrop, check_rate, dropout_mask
 from kernels.lstm import LSTM, lstm
+from kernels.transfer import sent
 from sparse_seq.embedding import SparseEmbedding
 
 
@@ -108,5 +109,4 @@ def packed(tags: Tensor, lengths: Tensor) -> Tensor:
     if not tags.is_cuda:
         return tags[real]
     # The GPU would wait to hear how many there are.
-    places = real.flatten().nonzero().squeeze(1).pin_memory()
-    return tags.flatten()[places.to(tags.device, non_blocking=True)]
+    return tags.flatten()[sent(real.flatten().nonzero().squeeze(1), tags.device)]

@@ -98,6 +98,16 @@ def test_edge_cases(case):
     assert_equals_naive(criterion, weight, bias, hiddens, targets)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_rows_found_beforehand_give_the_same(case):
+    V, splits, targets = CASES[case]
+    targets = torch.tensor(list(targets))
+    criterion, weight, bias, hiddens, _ = problem(V, splits, len(targets))
+    rows = criterion.rows_of_parts(targets.view(-1, 1), "cpu") if splits else ()
+    assert torch.equal(criterion(weight, bias, hiddens, targets, rows),
+                       criterion(weight, bias, hiddens, targets))
+
+
 @pytest.mark.parametrize("case", [c for c in CASES if "beyond" not in c])
 def test_probabilities_sum_to_one(case):
     V, splits, _ = CASES[case]

@@ -50,8 +50,8 @@ def recording():
     notes = SimpleNamespace(losses=[], norms=[])
     cross_entropy, get_total_norm = TrainingLoss.cross_entropy, torch.nn.utils.get_total_norm
 
-    def noted_loss(self, output, targets):
-        loss = cross_entropy(self, output, targets)
+    def noted_loss(self, output, targets, *rows):
+        loss = cross_entropy(self, output, targets, *rows)
         if self.training:
             notes.losses.append(loss.item())
         return loss
