@@ -1,7 +1,8 @@
 """One server and one set of data for all trust tests; the report of what they did.
 
 TRUST_SEED=n picks other random moments (a failure prints the seed it used).
-TRUST_REPORT=results/trust.md has the figures written there when the session ends.
+TRUST_REPORT=results/trust.md has the figures written there when the session ends; with --lf, what
+became of the tests that had failed, beside the figures of the whole run.
 """
 
 import os
@@ -13,9 +14,8 @@ from zlib import crc32
 
 import pytest
 
-from tests.trust import faults
+from tests.trust import faults, report
 from tests.trust.forked import Server
-from tests.trust.report import write as write_report
 from tests.trust.runs import Place
 from tests.trust.scripts import SCRIPTS, write_data
 
@@ -71,7 +71,7 @@ def add(tally: dict) -> None:
 
 def pytest_runtest_logreport(report):
     """Counts what became of the tests."""
-    if report.when == "call" or report.outcome == "skipped":
+    if report.when == "call" or report.outcome != "passed":  # a fixture may skip or fail too
         OUTCOME["xfailed" if hasattr(report, "wasxfail") else report.outcome] += 1
 
 
@@ -85,7 +85,10 @@ def pytest_sessionfinish(session):
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["trust"] = [[*what, value] for what, value in TALLY.items()]
     elif (path := os.environ.get("TRUST_REPORT")) and TALLY:
-        write_report(Path(path), TALLY, OUTCOME, time.monotonic() - BEGAN)
+        if session.config.getoption("lf", False):
+            report.append(Path(path), OUTCOME, time.monotonic() - BEGAN)
+        else:
+            report.write(Path(path), TALLY, OUTCOME, time.monotonic() - BEGAN)
 
 
 @pytest.fixture(params=SCRIPTS.values(), ids=SCRIPTS)

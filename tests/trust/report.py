@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+TESTS = "Tests: "
 HEADINGS = {
     "kill": "SIGKILL, then resumed: weights, optimiser, random streams and curves bit for bit",
     "resume": "Stopped after every update and resumed: the same bits",
@@ -29,10 +30,7 @@ def write(path: Path, tally: dict, outcome: dict, seconds: float) -> None:
     """tally: {(point, what): count or largest value}; outcome: pytest's {result: tests}."""
     lines = ["# Trust: what was done to the training scripts, and what came of it", "",
              "Written by `make test-trust`; no line below is typed.", "",
-             f"{datetime.date.today()}, commit {commit()}, torch {torch.__version__}, Python "
-             f"{platform.python_version()}, {machine()}, {seconds / 60:.0f} minutes, TRUST_SEED="
-             f"{os.environ.get('TRUST_SEED', 0)}", "",
-             "Tests: " + ", ".join(f"{n} {what}" for what, n in sorted(outcome.items()) if n), ""]
+             where_and_when(seconds), "", TESTS + shown_outcome(outcome), ""]
     for point, heading in HEADINGS.items():
         rows = {what: value for (where, what), value in tally.items() if where == point}
         if rows:
@@ -40,6 +38,27 @@ def write(path: Path, tally: dict, outcome: dict, seconds: float) -> None:
             lines += [f"| {what} | {shown(value)} |" for what, value in sorted(rows.items())]
             lines.append("")
     path.write_text("\n".join(lines))
+
+
+def append(path: Path, outcome: dict, seconds: float) -> None:
+    """What became of the tests that had failed, run once more (pytest --lf). The counts stay those
+    of the whole run."""
+    before, line, after = path.read_text().partition(f"\n{TESTS}")
+    if not line:
+        raise ValueError(f"{path} is not of a whole run")
+    first, *rest = after.split("\n\n")
+    again = f"Those that failed, again: {shown_outcome(outcome)}. {where_and_when(seconds)}"
+    path.write_text("\n\n".join([f"{before}{line}{first}", again, *rest]))
+
+
+def where_and_when(seconds: float) -> str:
+    return (f"{datetime.date.today()}, commit {commit()}, torch {torch.__version__}, Python "
+            f"{platform.python_version()}, {machine()}, {seconds / 60:.0f} minutes, TRUST_SEED="
+            f"{os.environ.get('TRUST_SEED', 0)}")
+
+
+def shown_outcome(outcome: dict) -> str:
+    return ", ".join(f"{n} {what}" for what, n in sorted(outcome.items()) if n)
 
 
 def shown(value) -> str:
