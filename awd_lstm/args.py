@@ -57,6 +57,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 
 def add_lengths_and_graphs(parser: argparse.ArgumentParser) -> None:
+    """--cuda-graphs, and what makes lengths repeat."""
     g = flags.add_graphs(parser)
     g.add_argument("--seq_len_multiple", type=int, default=1, metavar="N",
                    help="take the multiple of N nearest to each drawn length, so that lengths "

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from report import ROOT
 from report.errors import UserError
 
 LN2 = math.log(2)
@@ -76,8 +77,10 @@ def latest_folder(listing: Path) -> Path | None:
 
 
 def settings(folder: Path | None) -> dict:
-    """Every flag of the run in a folder, defaults included, as args.json has them (numbers that are
-    not finite as words: JSON has none); empty without one. Raises UserError."""
+    """Every flag of the run in a folder, defaults included, as args.json has them, but for numbers
+    that are not finite, which become words (JSON has none), and for paths in the repository, which
+    become relative to it: a record does not say where it lies. Empty without a folder. Raises
+    UserError."""
     if folder is None:
         return {}
     try:
@@ -88,9 +91,11 @@ def settings(folder: Path | None) -> dict:
 
 
 def plain(value: Any) -> Any:
-    """The value with inf and nan as words."""
+    """The value with inf and nan as words, and paths in the repository relative to it."""
     if isinstance(value, list):
         return [plain(item) for item in value]
+    if isinstance(value, str) and Path(value).is_relative_to(ROOT):
+        return str(Path(value).relative_to(ROOT))
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

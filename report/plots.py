@@ -56,7 +56,8 @@ def curve_metric(steps: list[dict], metric: str | None = None) -> str | None:
 
 def series(steps: list[dict], name: str) -> list[Line]:
     """The lines to draw. Fine-tuning continues the training before it; every other step begins at
-    0, and steps that differ by their seed are one line: their mean."""
+    0, and steps that differ by their seed are one line: their mean. Of a run recorded at several of
+    its epochs the longest line is drawn, which holds the others."""
     lines, end = [], 0.0
     for label, alike in groups(steps).items():
         curves = [[(point["epoch"], point[name]) for point in step["curve"]
@@ -70,7 +71,13 @@ def series(steps: list[dict], name: str) -> list[Line]:
             line = line._replace(points=[start, *((end + x, y) for x, y in line.points)])
         end = line.points[-1][0]
         lines.append(line)
-    return lines
+    return [line for line in lines if not any(is_beginning(line, other) for other in lines)]
+
+
+def is_beginning(line: Line, other: Line) -> bool:
+    """Does the other line go on from the end of this one?"""
+    count = len(line.points)
+    return count < len(other.points) and other.points[:count] == line.points
 
 
 def mean_of(label: str, curves: list[list[tuple[float, float]]]) -> Line:

@@ -61,6 +61,12 @@ def test_the_front_page_counts_right():
     assert f"killed {kills}\n  processes" in FRONT
 
 
+def test_records_name_no_path_of_the_machine_that_made_them():
+    found = [path for path in (ROOT / "results/records").rglob("*.json")
+             if '"/' in path.read_text(encoding="utf-8")]
+    assert found == []
+
+
 def test_the_citation_and_the_package_agree():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     cited = (ROOT / "CITATION.cff").read_text(encoding="utf-8")

@@ -235,6 +235,13 @@ def test_broken_files_are_named(results, capsys):
     assert str(broken) in capsys.readouterr().err
 
 
+def test_of_a_run_recorded_at_several_epochs_the_longest_line_is_drawn():
+    whole = make_step()["curve"]
+    steps = [make_step(step=f"epoch-{n:02d}", curve=whole[:n]) for n in (1, 3, 5)]
+    other = make_step(step="other", curve=[{"epoch": 1, "valid_ppl": 599.0}])
+    assert [len(line.points) for line in plots.series([*steps, other], "valid_ppl")] == [5, 1]
+
+
 def test_a_later_step_continues_the_curve():
     lines = plots.series([make_step(), make_step(step="finetune")], "valid_ppl")
     assert lines[1].points[:2] == [(12, 50.0), (13, 600.0)]  # joined to the training

@@ -284,12 +284,14 @@ def test_smoke_runs_stay_out_of_the_records():
 
 def test_the_step_may_be_left_out_and_the_settings_are_kept(rec, tmp_path):
     """Any script of one's own: report run NAME -- SCRIPT. The default seed counts as the seed."""
-    settings = '"seed": 1111, "lr": 30, "cap": float("inf"), "when": [-1]'
+    settings = ('"seed": 1111, "lr": 30, "cap": float("inf"), "when": [-1], '
+                f'"log_dir": "{ROOT / "awd_lstm/logs"}", "data": "/elsewhere/penn"')
     path = script(tmp_path, GOOD.replace('"script": "awd_lstm/main.py"',
                                          f'"script": "awd_lstm/main.py", {settings}'))
     assert rec("run", "mine", "--", path).returncode == 0
     step = record_of(tmp_path, row="mine")
     assert step["seed"] == 1111
-    assert step["settings"] == {"seed": 1111, "lr": 30, "cap": "inf", "when": [-1]}
+    assert step["settings"] == {"seed": 1111, "lr": 30, "cap": "inf", "when": [-1],
+                                "log_dir": "awd_lstm/logs", "data": "/elsewhere/penn"}
     assert rec("run", "seeded", "--", path, "--seed", "5").returncode == 0
     assert record_of(tmp_path, row="seeded")["seed"] == 5
