@@ -151,7 +151,12 @@ def test_first_epochs_are_drawn_once_beside_an_outsiders(results):
     write_record(results, "awd-ptb-epochs", first, {**second, "date": "2025-01-03T00:00:00Z"},
                  name="2025-01-03-b")
     text = readme(results)
-    assert "ours (epoch 1: 325.41; epoch 2: 221.50)" in text
+    both = "ours (epoch 1: 325.41, theirs 337.22; epoch 2: 221.50, theirs 220.76)."
+    assert both in text
+    assert "not explained" not in text
+    low = {**second, "final": {"test_ppl": 202.83}, "date": "2025-01-04T00:00:00Z"}
+    write_record(results, "awd-ptb-epochs", first, low, name="2025-01-04-c")
+    assert "After epoch 2 ours is 8 % below theirs, which is not explained." in readme(results)
     assert text.count("| `awd-ptb-epochs` | 2 | perplexity | - / 221.50 |") == 1
 
 
