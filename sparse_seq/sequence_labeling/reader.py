@@ -3,17 +3,20 @@
 Three kinds of file, told apart by their content:
 
     token TAB tag            the original's .conll; further columns are ignored
-    token tag chunk          the same with blanks: no line of the file has a tab (CoNLL-2000)
+    token tag chunk          the same with blanks: no line of the file has a tab (CoNLL-2000), and
+                             all have as many columns
     1 TAB token TAB .. tag   CoNLL-U: ten columns, of which FORM and UPOS are read; comments (#),
                              ranges of words (2-3) and empty nodes (2.1) are skipped
 
 A line of nothing but white space ends a sentence; the last sentence needs none (the original lost
-it), and two in a row make no empty sentence (which broke the original). Only blanks and tabs
-separate columns: a non-breaking space is a character like any other.
+it), and two in a row make no empty sentence (which broke the original). So does -DOCSTART-, which
+begins a document in CoNLL-2003 and is no word. Only blanks and tabs separate columns: a
+non-breaking space is a character like any other within a token.
 """
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 Word = tuple[str, str]  # token, tag
@@ -21,6 +24,7 @@ Sentence = list[Word]
 
 BYTE_ORDER_MARK = "\ufeff"  # of a file; also in its middle, where files were joined
 BLANKS = re.compile(r"[ \t]+")
+DOCUMENT = "-DOCSTART-"
 CONLLU_COLUMNS, FORM, UPOS = 10, 1, 3
 CONLLU_NUMBER = re.compile(r"\d+")
 CONLLU_SKIPPED = re.compile(r"\d+[-.]\d+")
@@ -44,12 +48,12 @@ def read_sentences(path: Path) -> list[Sentence]:
     current: Sentence = []
     for number, line in enumerate(lines, 1):
         try:
-            word = parse(line) if line.strip() else None
+            word = parse(line) if line.strip() and not begins_document(line) else None
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
         if word:
             current.append(word)
-        elif current and not line.strip():
+        elif current and (not line.strip() or begins_document(line)):
             sentences.append(current)
             current = []
     if current:
@@ -60,6 +64,10 @@ def read_sentences(path: Path) -> list[Sentence]:
     return sentences
 
 
+def begins_document(line: str) -> bool:
+    return BLANKS.split(line, maxsplit=1)[0] == DOCUMENT
+
+
 def kind_of(lines: list[str]) -> Callable[[str], Word | None]:
     """What turns a line of this file, not a blank one, into a word, or into None to be skipped."""
     first = next((line for line in lines if line.strip() and not line.startswith("#")), "")
@@ -67,7 +75,10 @@ def kind_of(lines: list[str]) -> Callable[[str], Word | None]:
     if len(others) == CONLLU_COLUMNS - 1 and (CONLLU_NUMBER.fullmatch(number)
                                               or CONLLU_SKIPPED.fullmatch(number)):
         return conllu_word
-    return tabbed_word if any("\t" in line for line in lines if line.strip()) else spaced_word
+    if any("\t" in line for line in lines if line.strip()):
+        return tabbed_word
+    spaced = next((line for line in lines if line.strip() and not begins_document(line)), "")
+    return partial(spaced_word, count=len(spaced_columns(spaced)))
 
 
 def conllu_word(line: str) -> Word | None:
@@ -88,19 +99,30 @@ def tabbed_word(line: str) -> Word:
     return _complete(token, others.split("\t")[0])
 
 
-def spaced_word(line: str) -> Word:
-    columns = BLANKS.split(line.strip(" "))
+def spaced_columns(line: str) -> list[str]:
+    return BLANKS.split(line.strip(" "))
+
+
+def spaced_word(line: str, count: int) -> Word:
+    """count: the columns of every line. Where one has more, a token may hold a blank, and its tag
+    be elsewhere."""
+    columns = spaced_columns(line)
     if len(columns) < 2:
         raise ValueError("a token without a tag: neither tab nor blank is in this line")
+    if len(columns) != count:
+        raise ValueError(f"{len(columns)} columns, where the first line has {count}: separate them "
+                         "by tabs if a token holds a blank")
     return _complete(columns[0], columns[1])
 
 
 def _complete(token: str, tag: str) -> Word:
-    token, tag = token.strip(" "), tag.strip(" ")
+    token, tag = token.strip(" "), tag.strip()  # no tag ends in a non-breaking space
     if not token or not tag:
         raise ValueError(f"the {'tag' if token else 'token'} is missing")
     return token, tag
 
 
 def _is_numbered(sentence: Sentence) -> bool:
-    return all(token == str(number) for number, (token, _) in enumerate(sentence, 1))
+    """From 1, or from 0 as in CoNLL-2012."""
+    first = int(sentence[0][0] != "0")
+    return all(token == str(number) for number, (token, _) in enumerate(sentence, first))

@@ -25,6 +25,10 @@ def read(tmp_path, text: str, encoding: str = "utf-8"):
     "the\tDT\r\ndog\tNN\r\n\r\na\tDT\r\ncat\tNN\r\n",
     "the DT\ndog NN\n\na DT\ncat NN\n",                  # blanks for tabs
     "the   DT B-NP\ndog NN I-NP \n\na DT B-NP\ncat NN I-NP\n",
+    "the\tDT\u00a0\ndog\tNN\n\na\tDT\ncat\tNN\n",         # no tag of its own
+    "-DOCSTART- -X- -X- O\n\nthe DT B-NP O\ndog NN I-NP O\n\na DT B-NP O\ncat NN I-NP O\n",
+    "-DOCSTART- -X- O\nthe DT B O O\ndog NN B O O\n-DOCSTART- -X- O\na DT B O O\ncat NN B O O\n",
+    "-DOCSTART-\n\nthe\tDT\ndog\tNN\n-DOCSTART-\tO\na\tDT\ncat\tNN\n",
     "the \tDT\ndog\t NN \n\na\tDT\ncat\tNN\n"], ids=repr)
 def test_read(tmp_path, text):
     assert read(tmp_path, text) == TWO
@@ -67,7 +71,10 @@ def test_a_token_keeps_what_is_in_it(tmp_path):
     (CONLLU + "3\tbarks\tVERB\n", "line 10: a word of CoNLL-U is a number and nine more columns"),
     (CONLLU.replace("DET", "_"), r"line 3: this word has no tag \(UPOS is _\)"),
     ("1\tthe\tDT\n2\tdog\tNN\n\n1\ta\tDT\n", "numbers its words"),
-    ("1 the DT\n2 dog NN\n", "numbers its words")])
+    ("1 the DT\n2 dog NN\n", "numbers its words"),
+    ("0\tthe\tDT\n1\tdog\tNN\n\n0\ta\tDT\n", "numbers its words"),
+    ("the DT\nNew York NNP\n", "line 2: 3 columns, where the first line has 2"),
+    ("the DT B-NP\ndog I-NP\n", "line 2: 2 columns, where the first line has 3")])
 def test_refused(tmp_path, text, message):
     with pytest.raises(ValueError, match=rf"x\.conll.*{message}"):
         read(tmp_path, text)
