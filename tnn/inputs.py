@@ -46,11 +46,17 @@ def unpickled(folder: Path, train: bool) -> Images:
 
 
 def records(paths: list[Path]) -> Images:
-    """The binary version: 3,073 bytes an image."""
-    content = np.concatenate([np.fromfile(path, np.uint8) for path in paths])
-    if content.size % RECORD or not content.size:
-        raise ValueError(f"{paths[0]}: not a whole number of images")
-    content = content.reshape(-1, RECORD)
+    """The binary version: 3,073 bytes an image, the first of which is its label. Raises ValueError
+    naming the file."""
+    contents = []
+    for path in paths:
+        content = np.fromfile(path, np.uint8)
+        if content.size % RECORD or not content.size:
+            raise ValueError(f"{path}: not a whole number of images")
+        contents.append(content.reshape(-1, RECORD))
+        if (label := contents[-1][:, 0].max()) > 9:
+            raise ValueError(f"{path}: the label {label} is none of CIFAR-10's ten")
+    content = np.concatenate(contents)
     pixels = content[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(pixels), content[:, 0].astype(np.int64)
 

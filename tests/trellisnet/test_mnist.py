@@ -10,8 +10,9 @@ from trellisnet.seq_MNIST_CIFAR.data import load_images
 
 
 def idx(*shape, seed=0):
-    """A file of MNIST's format and the bytes in it."""
-    values = np.random.RandomState(seed).randint(0, 256, shape).astype(np.uint8)
+    """A file of MNIST's format and the bytes in it: pixels, or labels."""
+    most = 256 if len(shape) > 1 else 10
+    values = np.random.RandomState(seed).randint(0, most, shape).astype(np.uint8)
     head = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes()
     return head + values.tobytes(), values
 
@@ -83,3 +84,38 @@ def test_a_missing_file_of_mnist_is_named(tmp_path):
     write_mnist(tmp_path / "e", lambda body: MNIST["train-labels-idx1-ubyte"][0])
     with pytest.raises(ValueError, match="do not belong together"):
         load_images(str(tmp_path / "e"), False)
+
+
+def test_a_label_that_is_no_digit_is_refused_by_file(tmp_path):
+    write_mnist(tmp_path / "d")
+    path = tmp_path / "d/t10k-labels-idx1-ubyte"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x0a")
+    with pytest.raises(ValueError, match=rf"{path}: the label 10 is none of 0 to 9"):
+        load_images(str(tmp_path / "d"), False)
+
+
+RECORDS = {"data_batch_1.bin": bytes(2 * 3073), "data_batch_2.bin": bytes(3073),
+           "test_batch.bin": bytes(3073)}
+DAMAGED_RECORDS = {"not a whole number of images": bytes(3073 - 10),
+                   "the label 200 is none of": bytes([200]) + bytes(3072),
+                   "not a whole number": b""}
+
+
+@pytest.mark.parametrize("message", DAMAGED_RECORDS)
+@pytest.mark.parametrize("damaged", ["data_batch_2.bin", "test_batch.bin"])
+def test_a_damaged_file_of_cifar_10s_binary_version_is_named(damaged, message, tmp_path):
+    for name, content in RECORDS.items():
+        (tmp_path / name).write_bytes(content)
+    assert len(load_images(str(tmp_path), True)[0]) == 3
+    (tmp_path / damaged).write_bytes(DAMAGED_RECORDS[message])
+    with pytest.raises(ValueError, match=f"{tmp_path / damaged}: {message}"):
+        load_images(str(tmp_path), True)
+
+
+def test_files_of_cifar_10_that_are_whole_together_alone_are_refused(tmp_path):
+    for name, content in RECORDS.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "data_batch_1.bin").write_bytes(bytes(3073 + 10))
+    (tmp_path / "data_batch_2.bin").write_bytes(bytes(3073 - 10))
+    with pytest.raises(ValueError, match=r"data_batch_1\.bin: not a whole number of images"):
+        load_images(str(tmp_path), True)

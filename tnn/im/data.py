@@ -116,6 +116,9 @@ def listed(folder: Path, part: str) -> list[tuple[Path, int]]:
     """The lines of meta/PART.txt; paths are relative to PART/ or to the data folder."""
     lines = (folder / f"meta/{part}.txt").read_text().splitlines()
     pairs = [line.rsplit(maxsplit=1) for line in lines if line.strip()]
+    for name, *label in pairs:
+        if not (label and label[0].isdecimal()):
+            raise ValueError(f"meta/{part}.txt: {name!r} is not followed by a label, 0 or more")
     if not pairs:
         raise ValueError(f"meta/{part}.txt is empty")
     below = folder / part if (folder / part / pairs[0][0]).is_file() else folder

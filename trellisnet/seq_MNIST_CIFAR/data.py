@@ -79,6 +79,7 @@ def mnist(folder: Path) -> tuple[Images, Images]:
         pixels, labels = (torch.from_numpy(read_idx(path)) for path in files)
         if len(pixels) != len(labels) or pixels.ndim != 3:
             raise ValueError(f"{files[0]} and {files[1].name} do not belong together")
+        check_labels(files[1], labels.numpy())
         found.append(Images("MNIST", pixels.flatten(1).unsqueeze(1), labels.long(), 1 / 255,
                             0.1307, 0.3081, files))
     return tuple(found)
@@ -129,14 +130,27 @@ def cifar10(folder: Path) -> tuple[Images, Images]:
 
 
 def read_records(paths: list[Path]) -> tuple[Tensor, Tensor]:
-    """Pixels (n, 3, 1024) uint8 and labels (n,) of files of CIFAR-10's binary version."""
+    """Pixels (n, 3, 1024) uint8 and labels (n,) of files of CIFAR-10's binary version. Raises
+    FileNotFoundError, or ValueError naming the file."""
     if not paths:
         raise FileNotFoundError("no test_batch*.bin")
-    records = np.concatenate([np.fromfile(path, np.uint8) for path in paths])
-    if records.size % RECORD:
-        raise ValueError(f"{paths[0].name}: not a whole number of images")
-    records = torch.from_numpy(records.reshape(-1, RECORD))
+    contents = []
+    for path in paths:
+        content = np.fromfile(path, np.uint8)
+        if content.size % RECORD or not content.size:
+            raise ValueError(f"{path}: not a whole number of images")
+        contents.append(content.reshape(-1, RECORD))
+        check_labels(path, contents[-1][:, 0])
+    records = torch.from_numpy(np.concatenate(contents))
     return records[:, 1:].reshape(-1, 3, 1024), records[:, 0].long()
+
+
+def check_labels(path: Path, labels: np.ndarray) -> None:
+    """Raises ValueError naming the file unless there are labels, all of them from 0 to 9."""
+    if not labels.size:
+        raise ValueError(f"{path}: no image")
+    if labels.max() > 9:
+        raise ValueError(f"{path}: the label {labels.max()} is none of 0 to 9")
 
 
 def digits(path: Path) -> tuple[Images, Images]:

@@ -59,6 +59,10 @@ def test_list_files(tmp_path):
     (tmp_path / "meta/val.txt").write_text("y.png 5\n")
     with pytest.raises(ValueError, match=r"val\.txt has labels"):
         load_sets(args(tmp_path, "IMNET"))
+    for line in ("y.png", "y.png -1", "y.png dog"):
+        (tmp_path / "meta/val.txt").write_text(f"y.png 4\n{line}\n")
+        with pytest.raises(ValueError, match=r"val\.txt: 'y\.png' is not followed by a label"):
+            load_sets(args(tmp_path, "IMNET"))
 
 
 def test_inaturalist(tmp_path):
@@ -87,6 +91,19 @@ def test_binary_cifar(tmp_path):
     record[:-1].tofile(tmp_path / "data_batch_1.first1.bin")
     with pytest.raises(ValueError, match="not a whole number of images"):
         load_sets(args(tmp_path, "CIFAR10"))
+
+
+@pytest.mark.parametrize("damaged", ["data_batch_2.bin", "test_batch.bin"])
+def test_a_damaged_file_of_binary_cifar_is_named(damaged, tmp_path):
+    """Not the first one; and no label that is none reaches the loss."""
+    for name in ("data_batch_1.bin", "data_batch_2.bin", "test_batch.bin"):
+        (tmp_path / name).write_bytes(bytes(2 * 3073))
+    for content, message in ((bytes(3073 - 1), "not a whole number of images"),
+                             (bytes([200]) + bytes(3072), "the label 200 is none of"),
+                             (b"", "not a whole number of images")):
+        (tmp_path / damaged).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{tmp_path / damaged}: {message}"):
+            load_sets(args(tmp_path, "CIFAR10"))
 
 
 @pytest.mark.parametrize("data_set", ["IMNET", "CIFAR", "CIFAR10", "INAT", "INAT19", "DIGITS"])

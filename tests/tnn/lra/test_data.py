@@ -321,6 +321,15 @@ def test_a_damaged_archive_of_reviews_is_one_line(body, tmp_path):
         load_task("imdb", tmp_path, flags())
 
 
+def test_a_damaged_review_is_named(tmp_path):
+    for split in ("train", "test"):
+        path = tmp_path / f"imdb/aclImdb/{split}/pos/7_9.txt"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"good \xff" if split == "test" else b"good")
+    with pytest.raises(ValueError, match=r"test/pos/7_9\.txt: 'utf-8' codec can't decode"):
+        load_task("imdb", tmp_path, flags())
+
+
 def test_small_sets_are_said_to_be_incomparable(listops, capsys):
     load_task("listops", listops.parent, flags())
     assert "not comparable with the Long Range Arena" in capsys.readouterr().err

@@ -49,6 +49,15 @@ def test_cifar_of_the_binary_version(cifar):
     torch.testing.assert_close(x[0, :, 0].reshape(32, 32), expected)
 
 
+def test_a_label_that_is_none_of_cifars_is_refused_by_file(cifar):
+    wrong = records(5, 2)
+    wrong[3, 0] = 10
+    path = cifar / "cifar10-subset/test_batch.first5.bin"
+    wrong.tofile(path)
+    with pytest.raises(ValueError, match=f"{path}: the label 10 is none of"):
+        load_task("cifar", cifar, flags("--data-folder", "cifar10-subset"))
+
+
 def test_cifar_in_color(cifar):
     task = load_task("cifar", cifar, flags("--data-folder", "cifar10-subset", "--color"))
     x, _, _ = task.collate([task.test[0]])

@@ -60,6 +60,12 @@ def test_the_labels_of_the_original_listops_are_recomputed():
     assert [listops.evaluate(tree) for _, tree in samples] == [int(label) for label, _ in samples]
 
 
+def test_a_byte_order_mark_is_no_part_of_a_table(tmp_path):
+    path = tmp_path / "basic_train.tsv"
+    path.write_bytes(b"\xef\xbb\xbfSource\tTarget\r\n[MAX 1 2 ]\t2\r\n")
+    assert list(listops.read_rows(path, "minimal")) == [(("[MAX 1 2 ]",), 2)]
+
+
 # -------------------------------------------------------------------------------------- trees
 def test_a_drawn_tree_has_the_value_and_length_it_says():
     rng = random.Random(3)

@@ -67,13 +67,15 @@ def reviews(source: Path, split: str) -> list[Row]:
 
     source: the folder aclImdb, or a tar of it. Raises ValueError.
     """
-    found = []
+    found, name = [], ""
     try:
         for name, body in (_in_folder if source.is_dir() else _in_archive)(source, split):
             number = int(Path(name).stem.split("_")[0])
             found.append((Path(name).parent.name == "pos", number, body.decode()))
     except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if isinstance(error, ValueError):  # one review's, not the archive's
+            reason = f"{name}: {reason}"
         raise ValueError(f"{source} is damaged ({reason}); {TASKS['imdb'].remedy}") from None
     return [((text,), int(label)) for label, _, text in sorted(found)]
 

@@ -14,7 +14,7 @@ def tsv_rows(path: Path, columns: int, quoting: str) -> Iterator[list[str]]:
     """
     csv.field_size_limit(sys.maxsize)  # an article is longer than the 128 KiB allowed by default
     style = csv.QUOTE_MINIMAL if quoting == "minimal" else csv.QUOTE_NONE
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter="\t", quoting=style)
         try:
             for fields in filter(None, reader):
