@@ -71,11 +71,11 @@ class Questions(NamedTuple):
 
 
 def questions(split: Table, task: str) -> Questions:
-    """All rows; where columns are missing, their texts are empty. Raises BadInput for another
-    header than the task's."""
+    """All rows; where columns are missing, their texts are empty. A blank line is no row. Raises
+    BadInput for another header than the task's."""
     index, *inputs = places(split, ("id" if task == "QQP" else "index", *COLUMNS[task][0]))
     width = len(split.lines[0].split("\t"))
-    cells = [line.split("\t") for line in split.lines[1:]]
+    cells = [line.split("\t") for line in split.lines[1:] if line.strip()]
     short = sum(len(row) < width for row in cells)
     cells = [row + [""] * (width - len(row)) for row in cells]
     return Questions([row[index] for row in cells], [[row[i] for row in cells] for i in inputs],

@@ -11,6 +11,7 @@ from fairseq_cli import preprocess
 
 from tests.tnn.lm.conftest import ROOT
 from tnn.lm import prepare_glue
+from tnn.lm.predict_glue import questions
 from tnn.lm.prepare_glue import Table, rows
 
 CASES = ROOT / "../shared/cases/glue"
@@ -62,6 +63,17 @@ def test_cola_has_no_header_and_sts_is_scaled():
     assert (found.inputs, found.labels) == ([["a"], ["b"]], ["0.76"])
 
 
+def test_a_damaged_first_row_of_a_file_without_header_loses_no_other():
+    lines = ["gj04\t1\t\tHe left .\tx", "gj04\t1\t\tHe left ."]
+    assert rows(Table("x", lines), "CoLA") == prepare_glue.Rows([["He left ."]], ["1"], [2], 1)
+
+
+def test_a_blank_line_is_no_row_of_a_test_set():
+    found = questions(Table("x", ["index\tsentence", "0\ta", "", " \t", "1\tb", "2"]), "CoLA")
+    assert (found.indices, found.inputs, found.incomplete) == (["0", "1", "2"],
+                                                               [["a", "b", ""]], 1)
+
+
 @pytest.mark.parametrize(("name", "lines", "said"), [
     ("RTE", ["index\tlabel", "0\t1"], "dev.tsv: no column 'sentence1' among"),
     ("RTE", [HEAD], "dev.tsv: no row with 4 columns and a label"),
@@ -70,7 +82,7 @@ def test_cola_has_no_header_and_sts_is_scaled():
     ("RTE", [HEAD, "0\ta\tb\tnot_entailment"],
      "dev.tsv, line 2: no row of the training data has the label 'not_entailment'"),
     ("RTE", [HEAD, "0\ta\tb\t"], "dev.tsv, line 2: the label '' is none of"),
-    ("CoLA", ["x"], "dev.tsv, line 1: 1 columns are too few"),
+    ("CoLA", ["x"], "dev.tsv: no row with 4 columns and a label"),
     ("CoLA", ["x\t2\t\ta"], "dev.tsv, line 1: the label '2' is none of 0, 1"),
     ("STS-B", ["sentence1\tsentence2\tscore", "a\tb\tx"],
      "dev.tsv, line 2: the score 'x' is no number from 0 to 5"),
@@ -122,7 +134,10 @@ def test_a_damaged_zip_is_named(refused, tmp_path):
         z.writestr("RTE/train.tsv", HEAD)
     content = bytearray((tmp_path / "RTE.zip").read_bytes())
     (tmp_path / "dict.txt").touch()
-    for damaged in (content.replace(b"sentence1", b"sentence3"), content[:60]):
+    encrypted = bytearray(content)  # says so in its two headers
+    for header in (encrypted.index(b"PK\3\4") + 6, encrypted.index(b"PK\1\2") + 8):
+        encrypted[header] |= 1
+    for damaged in (content.replace(b"sentence1", b"sentence3"), content[:60], encrypted):
         (tmp_path / "RTE.zip").write_bytes(damaged)
         assert refused("RTE").startswith(f"{tmp_path}/RTE.zip is damaged")
 
