@@ -2,7 +2,6 @@
 if every byte is as it was written, and as open to others as the user's umask has it. A folder that
 cannot be written means no cache, nothing worse."""
 
-import sys
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from harness import files
+from harness.notices import notice
 
 
 def read_arrays(path: Path, names: Iterable[str] = ()) -> dict[str, np.ndarray] | None:
@@ -24,10 +24,9 @@ def read_arrays(path: Path, names: Iterable[str] = ()) -> dict[str, np.ndarray] 
     except FileNotFoundError:
         return None
     except PermissionError:
-        print(f"the cache {path} is not readable by this user: reading the data itself",
-              file=sys.stderr)
+        notice(f"the cache {path} is not readable by this user: reading the data itself")
     except Exception:  # whatever a damaged archive makes zipfile or numpy raise
-        print(f"damaged cache {path}: reading the data itself", file=sys.stderr)
+        notice(f"damaged cache {path}: reading the data itself")
     return None
 
 
@@ -36,4 +35,4 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     try:
         files.replace(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
     except OSError as error:
-        print(f"no cache of the data ({error}): the next start reads it again", file=sys.stderr)
+        notice(f"no cache of the data ({error}): the next start reads it again")

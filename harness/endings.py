@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from harness import home
+from harness.notices import notice
 
 
 class BadInput(Exception):
@@ -92,7 +93,7 @@ def complain(script: str, reason: object, code: int) -> int:
     if os.environ.get("HARNESS_TRACEBACK", "0") not in ("", "0"):
         traceback.print_exc()
     text = home.commands(" ".join(str(reason).split("\n")))
-    print(f"{os.path.basename(script)}: {text}", file=sys.stderr, flush=True)
+    notice(f"{os.path.basename(script)}: {text}")
     return code
 
 

@@ -15,13 +15,14 @@ import itertools
 import os
 import pickle
 import stat
-import sys
 import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
+from harness.notices import notice
 
 ZIP_START = b"PK\x03\x04"
 FOLDER = 0x10  # an attribute that no CRC covers; torch.load reads nothing then, and says nothing
@@ -196,7 +197,7 @@ def read_or_previous(path: str | Path, safe: tuple[type, ...] = ()) -> dict:
         before = next(filter(Path.is_file, (previous(path), beside, previous_0_1(path))), None)
         if before is None:
             raise
-        print(f"{error}; going on from the state before it, {before}", file=sys.stderr)
+        notice(f"{error}; going on from the state before it, {before}")
         return read(before, safe)
 
 

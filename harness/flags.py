@@ -7,13 +7,13 @@ and a typing mistake answer at once.
 import argparse
 import math
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
 from harness import extras, home
 from harness.endings import BadInput
+from harness.notices import notice
 
 OnOff = argparse.BooleanOptionalAction
 
@@ -211,7 +211,7 @@ def rate_of_adaptive(args: Namespace, optimizer: str) -> None:
     else:
         text = f"{optimizer} with --lr {args.lr} will diverge; usual is 1e-3"
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(text, file=sys.stderr)
+        notice(text)
 
 
 # ---------------------------------------------------------------------------------- resuming

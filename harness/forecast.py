@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from harness.notices import notice
+
 LONG = 600.0          # seconds: of shorter runs nothing is said
 SETTLED = 20.0        # seconds of updates before the first word: the first are slow
 FEWEST = 5            # updates before it
@@ -110,4 +112,4 @@ class Forecast:
         return max(0, (getattr(self.args, "max_steps", 0) or 0) - progress.step)
 
     def _say(self, text: str) -> None:
-        print(f"forecast: {text}", file=sys.stderr, flush=True)
+        notice(f"forecast: {text}")

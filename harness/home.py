@@ -7,6 +7,8 @@ import re
 import sys
 from pathlib import Path
 
+from harness.notices import notice
+
 ROOT = Path(__file__).resolve().parents[1]
 CHECKOUT = (ROOT / "getdata.sh").is_file()
 
@@ -28,8 +30,8 @@ def announce(folder: Path) -> None:
     """Says once, where it may surprise, that logs go to the working directory."""
     if folder == Path.cwd() / "logs" and int(os.environ.get("LOCAL_RANK", 0)) == 0:
         why = f"{ROOT} is read-only" if CHECKOUT else "this is no checkout"
-        print(f"{os.path.basename(sys.argv[0])}: logs go to {folder}, since {why}; --log-dir "
-              "names another folder", file=sys.stderr)
+        notice(f"{os.path.basename(sys.argv[0])}: logs go to {folder}, since {why}; --log-dir "
+               "names another folder")
 
 
 def commands(text: str) -> str:

@@ -13,7 +13,6 @@ Everything that the next update depends on is in there or in the random states, 
 adds. So a resumed run gives, on the CPU, the same bits as one that never stopped.
 """
 
-import os
 import signal
 import sys
 from argparse import Namespace
@@ -28,6 +27,7 @@ import torch
 from harness import curves, files, flags, machine
 from harness.endings import BadInput, Interrupted, bad_input, orderly_exit
 from harness.lock import Lock
+from harness.notices import nobody_reads, speak
 from harness.places import Places
 from harness.updates import Updates, Waiting
 
@@ -83,6 +83,7 @@ class Keeper(Updates):
         self.text_log: curves.TextLog | None = None
         self._early: list[str] = []              # said before the text log was open
         self._signum = 0
+        self._unheard: OSError | None = None     # why a line could not be printed
         self._closing = False
         self._handlers: dict = {}
 
@@ -123,6 +124,8 @@ class Keeper(Updates):
         try:
             if isinstance(error, Interrupted) and self.run is not None and self.writes:
                 self._leave_early(error)
+            if self._unheard and (error is None or isinstance(error, Interrupted)):
+                raise self._unheard
         except BaseException:
             return self._stack.__exit__(*sys.exc_info())
         return self._stack.__exit__(kind, error, trace)
@@ -323,14 +326,13 @@ class Keeper(Updates):
     # ------------------------------------------------------------------------------- telling
     def say(self, text: str) -> None:
         """One process speaks for all, to the terminal and to the text log. If nobody reads the
-        terminal any more, the run stops as on SIGHUP."""
+        terminal any more, the run stops as on SIGHUP; if the disk behind it is full, likewise, and
+        with that error."""
         if not self.fabric.is_global_zero:
             return
-        try:
-            print(text, flush=True)
-        except BrokenPipeError:
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - to the end of the process
+        if (error := speak(text)) is not None:
             self._signum = getattr(signal, "SIGHUP", signal.SIGTERM)
+            self._unheard = None if nobody_reads(error) else error
         if self.text_log:
             self.text_log.write(text)
         else:

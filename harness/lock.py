@@ -2,7 +2,6 @@
 take their locks here too."""
 
 import contextlib
-import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from harness.endings import BadInput
+from harness.notices import notice
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -30,11 +30,11 @@ def take(lock: FileLock, advice: str, timeout: float = 0) -> bool:
     except Timeout:
         return False
     except (OSError, NotImplementedError) as error:
-        print(f"{path.parent}: no lock can be had there ({error}); {advice}", file=sys.stderr)
+        notice(f"{path.parent}: no lock can be had there ({error}); {advice}")
     else:
         if said:
-            print(f"{path.parent}: no flock there, so {path.name} says who holds it; remove it if "
-                  "that process was killed on another machine", file=sys.stderr)
+            notice(f"{path.parent}: no flock there, so {path.name} says who holds it; remove it if "
+                   "that process was killed on another machine")
     return True
 
 

@@ -76,8 +76,9 @@ class Places:
         return f"{name}.{self.label}" if self.label else name
 
     def is_own(self, state: dict) -> bool:
-        """Did this run write the state, or is this one a copy of it?"""
-        return Path(state["save"]) == Path(self.given).absolute()
+        """Did this run write the state, or is this one a copy of it? One that is reached by another
+        path, over a link or `..`, is still the same."""
+        return os.path.realpath(state["save"]) == os.path.realpath(self.given)
 
     def holds(self, file: Path) -> bool:
         """Is the file in the run's folder? A folder is copied whole."""

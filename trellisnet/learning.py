@@ -1,6 +1,5 @@
 """A run: the model, its optimiser and one update, for the language models and the classifier."""
 
-import sys
 from argparse import Namespace
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from harness import machine
 from harness.endings import BadInput
 from harness.graphs import Graphed, wanted
 from harness.keeper import Keeper, Progress
+from harness.notices import notice
 from trellisnet import model_files, release1
 
 # Flags in which a resumed run may differ besides the harness's: names and places, which are
@@ -52,7 +52,7 @@ def with_fir(args: Namespace, keeper: Keeper) -> bool:
 def warn(keeper: Keeper, text: str) -> None:
     """On stderr; one process speaks for all."""
     if keeper.fabric.is_global_zero:
-        print(text, file=sys.stderr)
+        notice(text)
 
 
 @dataclass

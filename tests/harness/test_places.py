@@ -206,6 +206,21 @@ def test_whose_a_state_is(tmp_path, monkeypatch):
     assert not of("n.pt").is_own({"save": str(tmp_path / "m.pt")})
 
 
+def test_a_run_is_its_own_by_whatever_path(tmp_path, monkeypatch):
+    """Over `..`, over a link, and after its folder has moved, with a link left in its place."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    state = {"save": str(tmp_path / "real/m.pt")}
+    assert of("real/../real/m.pt").is_own(state)
+    assert of("link/m.pt").is_own(state)
+    (tmp_path / "real").rename("elsewhere")
+    (tmp_path / "real").symlink_to("elsewhere")
+    assert of("elsewhere/m.pt").is_own(state)
+    (tmp_path / "copy").mkdir()
+    assert not of("copy/m.pt").is_own(state)
+
+
 def test_names_by_time_are_digits():
     stem, ending = os.path.splitext(name_by_time())
     assert stem.isdigit()

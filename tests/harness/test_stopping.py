@@ -1,6 +1,8 @@
 """How a kept run stops: signals, values that are not finite, a terminal that is gone, faults."""
 
+import argparse
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness import curves, files
+from harness import curves, files, forecast
 from tests.harness import toy
 from tests.harness.keeping import assert_same_run
 from tests.harness.same import same
@@ -191,6 +193,63 @@ def test_a_reader_that_closes_the_pipe(server, unbroken, tmp_path):
     assert (tmp_path / "m.pt.txt").read_text().startswith("epoch 1 loss")
     assert server.run(TOY, ["--resume"], tmp_path).code == 0
     assert_same_run(tmp_path, unbroken)
+
+
+class Gone(io.StringIO):
+    """An output that takes so many lines."""
+
+    def __init__(self, lines: int, error: int):
+        super().__init__()
+        self.lines, self.error = lines, error
+
+    def flush(self) -> None:
+        if self.getvalue().count("\n") > self.lines:
+            raise OSError(self.error, os.strerror(self.error))
+
+
+@pytest.mark.parametrize(("error", "code", "said"), [
+    (errno.EIO, 129, ""),  # a terminal that was closed, of a run that nohup keeps from SIGHUP
+    (errno.ENOSPC, 1, "toy.py: [Errno 28] No space left on device: 'standard output'\n")])
+@pytest.mark.parametrize("lines", [0, 1])
+def test_what_it_says_cannot_be_written(unbroken, here, monkeypatch, capsys, error, code, said,
+                                        lines):
+    """`python main.py > log` on a full disk: the state is saved before the run stops."""
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Gone(lines, error))
+        with pytest.raises(SystemExit) as stop:
+            toy.main([])
+    assert (stop.value.code, capsys.readouterr().err) == (code, said)
+    assert 0 < files.read("m.pt.state")["progress"]["step"] < 15
+    toy.main(["--resume"])
+    assert_same_run(here, unbroken)
+
+
+def test_a_last_line_that_cannot_be_written_is_no_success(here, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Gone(0, errno.ENOSPC))
+        with pytest.raises(SystemExit) as stop:
+            toy.main(["--max-steps", "5"])
+    assert stop.value.code == 1
+    assert "standard output" in capsys.readouterr().err
+
+
+def test_nobody_reads_the_notices(unbroken, here, monkeypatch):
+    """The forecast and the word on a damaged state go to a stderr that is gone: no run ends for
+    that."""
+    own, long = toy.one_update, forecast.Forecast(argparse.Namespace(), torch.device("cpu"))
+
+    def update(run, keeper):
+        own(run, keeper)
+        long._say("days")
+    monkeypatch.setattr(toy, "one_update", update)
+    monkeypatch.setattr(sys, "stderr", gone := Gone(-1, errno.EPIPE))
+    toy.main(["--save-interval", "3", "--max-steps", "8"])
+    path = Path("m.pt.state")
+    path.write_bytes(path.read_bytes()[:-100])
+    toy.main(["--resume"])
+    assert "forecast: days" in gone.getvalue()
+    assert "going on from the state before it" in gone.getvalue()
+    assert_same_run(here, unbroken)
 
 
 def test_killed_at_any_moment_it_goes_on(server, unbroken, tmp_path):

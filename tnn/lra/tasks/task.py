@@ -1,6 +1,5 @@
 """What a task is, ready for a DataLoader, and how the originals split data."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -8,6 +7,8 @@ import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, random_split
+
+from harness.notices import notice
 
 SPLIT_SEED = 42  # of every random split, whatever the seed of the run
 
@@ -46,4 +47,4 @@ def split(data: Dataset, sizes: list[int]) -> list[Subset]:
 @rank_zero_only
 def note(text: str) -> None:
     """What a user should know, once, not once per process."""
-    print(text, file=sys.stderr)
+    notice(text)
