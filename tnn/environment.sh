@@ -71,9 +71,9 @@ logged() {
 }
 
 # copy_to LOG: standard input to the terminal and to LOG. It ignores signals: it ends when Python
-# has written its last line.
+# has written its last line. If nobody reads the terminal any more, LOG still gets every line.
 copy_to() {
-    trap '' INT TERM HUP
+    trap '' INT TERM HUP PIPE
     exec tee -a "$1"
 }
 

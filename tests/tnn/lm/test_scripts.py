@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -129,6 +130,23 @@ def test_a_signal_in_the_midst_of_a_smoke_run_reaches_the_command(signum):
         script.send_signal(signum)
         rest = script.stdout.readline(), script.wait()
     assert rest == ("last line\n", 7)
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_reader_that_closes_the_pipe_costs_the_log_no_line(code, tmp_path):
+    """`bash train_alm.sh ... | head -1`: Python writes on, into the log, and its exit code stays."""
+    writes = f"seq 50000; echo last >&2; exit {code}"
+    with subprocess.Popen(sourced('logged run bash -c "$1"', writes), text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          env=os.environ | {"LOG_DIR": str(tmp_path)}) as script:
+        assert script.stdout.readline() == "1\n"
+        script.stdout.close()
+        assert script.stderr.read() == "last\n"
+    assert script.returncode == code
+    wanted, deadline = {*map(str, range(1, 50001)), "last"}, time.monotonic() + 20
+    while (found := set((tmp_path / "run.log").read_text().split())) != wanted:
+        assert time.monotonic() < deadline, wanted - found  # tee outlives the script
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("code", [0, 3])
