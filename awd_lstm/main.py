@@ -70,7 +70,7 @@ from awd_lstm.training import (
     upgrade,
     validate,
 )
-from awd_lstm.utils import single_precision
+from awd_lstm.utils import is_best, single_precision
 from awd_lstm.vocabulary import adopt, texts_in_words_of, words_of_start
 from common.asgd import averaged, non_monotone
 from common.splitcross import SplitCrossEntropyLoss
@@ -130,11 +130,11 @@ def end_of_epoch(run: Run) -> None:
         # What is measured and kept is the average; training continues from the weights themselves.
         with averaged(run.optimizer):
             loss = validate(run)
-            if loss < progress.stored_loss:
+            if is_best(loss, progress.stored_loss):
                 save_best(run, loss, "Saving Averaged!")
     else:
         loss = validate(run)
-        if loss < progress.stored_loss:
+        if is_best(loss, progress.stored_loss):
             save_best(run, loss, "Saving model (new best validation)")
         if args.optimizer == "sgd" and non_monotone(progress.best_val_loss, args.nonmono, loss):
             keeper.say("Switching to ASGD")

@@ -24,15 +24,13 @@ from awd_lstm.inputs import MODEL_FORMAT, columns_of
 from awd_lstm.model import Hidden, RNNModel, load_original_state
 from awd_lstm.qrnn import QRNNLayer
 from awd_lstm.steps import Steps
-from awd_lstm.utils import draw_seq_len, evaluate, get_batch, text_on
+from awd_lstm.utils import NOTHING_STORED, draw_seq_len, evaluate, get_batch, text_on
 from common.asgd import ASGD, averaged
 from common.splitcross import SplitCrossEntropyLoss, perplexity
 from harness import keeper as harness
 from harness import machine
 from harness.endings import BadInput, bad_input
 from harness.graphs import check_recordable, wanted
-
-NOTHING_STORED = 1e8              # "best validation loss" before the first
 
 
 @dataclass
@@ -333,7 +331,7 @@ def test(run: Run) -> None:
     """Evaluates the best model on the test text, prints the closing lines."""
     epoch = run.progress.epoch if run.in_epoch else load_best(run)
     with averaged(run.optimizer) if run.in_epoch else nullcontext():
-        loss = run.evaluate(run.test_data)
+        loss = run.keeper.check_finite(run.evaluate(run.test_data), "the test loss")
     line = f"| End of training | test loss {loss:5.2f} | test ppl {perplexity(loss):8.2f}"
     bpc = f" | test bpc {loss / np.log(2):8.3f}" if run.script == "main" else ""
     run.keeper.say(f"{'=' * 89}\n{line}{bpc}\n{'=' * 89}")

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from awd_lstm.model import Hidden, RNNModel
 
+NOTHING_STORED = 1e8  # "best validation loss" before the first
+
 
 def batchify(ids: np.ndarray, batch_size: int, device: torch.device | str = "cpu") -> Tensor:
     """Cuts a text into `batch_size` contiguous stretches, one per column.
@@ -78,6 +80,11 @@ def single_precision() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
+
+
+def is_best(loss: float, stored: float) -> bool:
+    """Is this the lowest validation loss so far? The first one is, however high."""
+    return stored == NOTHING_STORED or loss < stored
 
 
 @torch.no_grad()

@@ -342,7 +342,7 @@ def closing_test(run: TextRun) -> None:
         path = weights_path(run)
         path.parent.mkdir(exist_ok=True)
         files.write(path, original_state(run.model))
-    loss = run.evaluate(run.test)
+    loss = keeper.check_finite(run.evaluate(run.test), "the test loss")
     line = run.recipe.end.format(loss=loss, ppl=perplexity(loss), bpc=loss / math.log(2))
     for text in ("=" * 89, line, "=" * 89):
         keeper.say(text)

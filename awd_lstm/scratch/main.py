@@ -54,6 +54,7 @@ from awd_lstm.scratch.utils import (
     weights_of,
     write_table,
 )
+from awd_lstm.utils import is_best
 from common.asgd import averaged
 from common.splitcross import SplitCrossEntropyLoss, perplexity
 from harness import machine
@@ -227,7 +228,7 @@ def end_of_epoch(run: Run) -> None:
     progress = run.progress
     with run.weights_for_use:
         progress.history.append(measure(run))
-        if progress.val_loss < progress.stored_loss:
+        if is_best(progress.val_loss, progress.stored_loss):
             save_best(run, "Saving model")
             progress.stored_loss = progress.val_loss
     if run.args.finetune and run.schedule.stopped_improving(progress.val_loss):
@@ -293,9 +294,9 @@ def test(run: Run) -> None:
         with run.weights_for_use:
             epoch, loss = run.progress.epoch, evaluate(run, run.test_data)
     else:
-        best = run.keeper.read_best()
-        load_weights(run.loss, "--save", best)
+        load_weights(run.loss, "--save", best := run.keeper.read_best())
         epoch, loss = best.get("epoch", 0), evaluate(run, run.test_data)
+    run.keeper.check_finite(loss, "the test loss")
     run.keeper.say(f"| End of training | test loss {loss:5.2f} | test ppl {perplexity(loss):8.2f}")
     run.keeper.log(epoch, test_loss=loss, test_ppl=perplexity(loss))
 
@@ -305,8 +306,7 @@ def train(run: Run) -> None:
     """Epochs until --epochs, --max-steps, the end of fine-tuning, or a signal; then the test."""
     progress, keeper = run.progress, run.keeper
     if run.args.finetune and progress.stored_loss == toolkit.NOTHING_STORED:
-        # A state before the first update: killed after its first best model, fine-tuning must not
-        # begin again from that.
+        # The state first: killed after its first best model, a rerun must not tune that one.
         progress.stored_loss = keeper.check_finite(evaluate(run, run.val_data))
         keeper.log(epoch=0, valid_loss=progress.stored_loss)
         keeper.save()

@@ -14,8 +14,8 @@ from texts.flags import add_vocabulary
 HERE = home(__file__)
 SPARSE_MODES = ("direct", "sparse_hidden", "sparse_emb", "sparse_all")
 RATES = ("dropout", "dropouth", "dropouti", "dropoute", "wdrop", "dropoutl")
+SHARES = ("emdensity", "sparse_density", "sparse_fract")
 MOST_LAYERS = 1000
-
 
 TEXTS = "folder with train.txt, valid.txt, test.txt (./getdata.sh ptb fetches it)"
 
@@ -120,6 +120,9 @@ def parse(p: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse
                                    "small_batch_size", "bptt", "sparse_blocks"),
                 not_negative=("clip", "alpha", "beta", "wdecay", "nonmono", "max_seq_len_delta"),
                 rates=RATES, most={"nlayers": MOST_LAYERS})
+    for name in SHARES:
+        if not 0 < (share := getattr(args, name)) <= 1:
+            p.error(f"--{name} must be in (0, 1], not {share}")
     if args.vocabulary == "data" and args.continue_train:
         p.error("--vocabulary data: --continue_train goes on with the optimizer too, which knows "
                 "the model's words: give --resume MODEL")

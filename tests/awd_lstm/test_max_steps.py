@@ -54,3 +54,10 @@ def test_the_better_model_is_tested_and_named(trained, tmp_path, capsys, script,
     assert found["test_loss"] == pytest.approx(found["valid_loss"], abs=0.2)  # the same weights
     assert ("Better than the best model so far: tested as they are" if better else
             "Not better than the best model so far, which is tested") in said
+
+
+def test_the_first_model_is_kept_however_high_its_loss(trained, tmp_path):
+    """At a loss above the original's 1e8 no model was ever stored, and the test found none."""
+    shutil.copytree(trained / "texts", tmp_path / "texts")
+    path = train("main", tmp_path, "--epochs", "1", "--seq_len_multiple", "100000000000000")
+    assert files.read(path)["valid_loss"] > 1e8

@@ -148,6 +148,15 @@ def test_short_texts_refused(name, lines, remedy, tmp_path, capsys):
         assert remedy in said
 
 
+def test_a_share_that_is_none_is_refused_by_flag(capsys):
+    for flag in ("--emdensity", "--sparse_density", "--sparse_fract"):
+        for value in ("0", "-1", "1.5"):
+            with pytest.raises(SystemExit) as stop:
+                lm.parse_args([flag, value])
+            assert stop.value.code == 2
+            assert f"{flag} must be in (0, 1], not {float(value)}" in capsys.readouterr().err
+
+
 def test_fewer_sentences_than_a_batch_refused(tmp_path, capsys):
     write_sentences(tmp_path / "tagged", train=3)
     assert "train.conll has 3 sentences for training, fewer than a batch: give a --batch_size of " \
