@@ -20,6 +20,10 @@ from contextlib import contextmanager
 from harness import home
 from harness.notices import notice
 
+# By which a user, a scheduler or a terminal that closes asks a program to end.
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
+                if hasattr(signal, name))
+
 
 class BadInput(Exception):
     """What the user gave cannot be used; the message says what is wrong and what to do."""
@@ -57,11 +61,26 @@ def orderly_exit(script: str) -> Iterator[None]:
                                   f"({reason})", 2))
 
 
+def clear_up_on_signals() -> None:
+    """From now on SIGTERM and SIGHUP end the program as Ctrl-C does, by an exception, so that
+    `with` blocks remove what is half done. A hang-up that is ignored stays so: nohup."""
+    for signum in SIGNALS:
+        if signum != signal.SIGINT and signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, lambda number, _: sys.exit(128 + number))
+
+
+def leave_signals_to_parent() -> None:
+    """For a process that works for another: what a terminal sends reaches both, and the main
+    process alone acts upon it; it ends the others by SIGTERM."""
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_DFL if signum == signal.SIGTERM else signal.SIG_IGN)
+
+
 @contextmanager
 def signals_held() -> Iterator[Callable[[], None]]:
-    """Ctrl-C and SIGTERM wait until the work can be left: an exception that breaks into an executor
-    of processes may leave its lock held for ever. Gives the function to call at such places; it
-    raises Interrupted if a signal has come."""
+    """Signals wait until the work can be left: an exception that breaks into an executor of
+    processes may leave its lock held for ever. Gives the function to call at such places; it raises
+    Interrupted if a signal has come."""
     came: list[int] = []
 
     def leave_if_asked() -> None:
@@ -69,8 +88,7 @@ def signals_held() -> Iterator[Callable[[], None]]:
             raise Interrupted(came[0])
 
     old = {signum: signal.signal(signum, lambda number, _: came.append(number))
-           for signum in (signal.SIGINT, signal.SIGTERM)
-           if signal.getsignal(signum) is not signal.SIG_IGN}
+           for signum in SIGNALS if signal.getsignal(signum) is not signal.SIG_IGN}
     try:
         yield leave_if_asked
     finally:

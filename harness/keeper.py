@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from harness import curves, files, flags, machine
-from harness.endings import BadInput, Interrupted, bad_input, orderly_exit
+from harness.endings import SIGNALS, BadInput, Interrupted, bad_input, orderly_exit
 from harness.lock import Lock
 from harness.notices import nobody_reads, speak
 from harness.places import Places
@@ -33,8 +33,6 @@ from harness.updates import Updates, Waiting
 
 STATE_FORMAT = "harness training state 1"
 READ_EVERY = 10  # updates between two readings of a GPU, without --log-interval
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
-           if hasattr(signal, name)]
 
 
 @dataclass

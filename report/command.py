@@ -14,13 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from harness.endings import SIGNALS
 from report import CODE
 from report.errors import UserError
 from report.step_files import Step
-
-# All reach the command as Ctrl-C.
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
-           if hasattr(signal, name)]
 
 
 def executable(command: list[str], workdir: Path) -> list[str]:
@@ -52,8 +49,8 @@ def child_environment(step: Step) -> dict[str, str]:
 
 @contextmanager
 def passing_signals(children: list[subprocess.Popen]) -> Iterator[list[int]]:
-    """Ctrl-C (and a polite kill) reaches the command once, and we wait for it; yields the list of
-    signals that came."""
+    """Signals reach the command once, as Ctrl-C, and we wait for it; yields the list of those that
+    came."""
     received = []
 
     def handler(signum, frame):

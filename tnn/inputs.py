@@ -2,13 +2,14 @@
 again by their content."""
 
 import hashlib
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
+
+from harness.endings import leave_signals_to_parent
 
 RECORD = 1 + 3 * 32 * 32  # of CIFAR-10's binary version: label, red, green, blue
 
@@ -115,8 +116,6 @@ def batches(loader: DataLoader) -> Iterator:
 
 
 def leave_signals(worker: int) -> None:
-    """For loading processes: Ctrl-C reaches all processes of a terminal, the training process alone
-    acts upon it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    """For loading processes: the training process alone acts upon signals."""
+    leave_signals_to_parent()
     torch.set_num_threads(1)

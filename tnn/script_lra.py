@@ -21,6 +21,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from harness.endings import SIGNALS
 from tnn.lra.recipes import ARCHS, published_arch, settings_of
 from tnn.lra.tasks import TASKS
 
@@ -95,16 +96,22 @@ def command(args: argparse.Namespace, task: str, more: list[str]) -> list[str]:
 
 
 def run(words: list[str]) -> int:
-    """Exit code of a command, to which Ctrl-C and SIGTERM are handed on: it saves its state."""
-    stopped = []
+    """Exit code of a command, to which signals are handed on: it saves its state."""
+    stopped: list[int] = []
+    children: list[subprocess.Popen] = []
 
     def hand_on(signum, frame):
         stopped.append(signum)
-        child.send_signal(signum)
+        for child in children:
+            child.send_signal(signum)
 
+    for signum in SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup stays nohup
+            signal.signal(signum, hand_on)
     child = subprocess.Popen(words)
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, hand_on)
+    children.append(child)
+    for signum in [*stopped]:  # that came while it was started
+        child.send_signal(signum)
     code = child.wait()
     return 128 + stopped[0] if stopped and code < 0 else abs(code)
 

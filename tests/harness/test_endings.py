@@ -4,12 +4,23 @@ import errno
 import os
 import re
 import signal
+import tempfile
 
 import pytest
 import torch
 
 from harness import endings
-from harness.endings import BadInput, Interrupted, bad_input, orderly_exit, out_of_memory
+from harness.endings import (
+    SIGNALS,
+    BadInput,
+    Interrupted,
+    bad_input,
+    clear_up_on_signals,
+    leave_signals_to_parent,
+    orderly_exit,
+    out_of_memory,
+    signals_held,
+)
 
 
 def ended(error: BaseException) -> int:
@@ -89,6 +100,51 @@ def test_the_traceback_shows_the_cause(capsys, monkeypatch):
     text = capsys.readouterr().err
     assert "invalid literal for int()" in text
     assert "test_endings.py" in text
+
+
+# ------------------------------------------------------------------------------------ signals
+@pytest.fixture
+def handlers():
+    """Puts those back that the test changes."""
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.parametrize("signum", SIGNALS, ids=lambda signum: signum.name)
+def test_a_signal_clears_up_what_is_half_done(handlers, tmp_path, signum):
+    clear_up_on_signals()
+    with pytest.raises(SystemExit) as stop, orderly_exit("main.py"), \
+            tempfile.TemporaryDirectory(dir=tmp_path):
+        os.kill(os.getpid(), signum)
+    assert stop.value.code == 128 + signum
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("signum", SIGNALS, ids=lambda signum: signum.name)
+def test_a_held_signal_waits_until_the_work_can_be_left(handlers, signum):
+    with signals_held() as leave_if_asked:
+        os.kill(os.getpid(), signum)
+        with pytest.raises(Interrupted) as stop:
+            leave_if_asked()
+    assert stop.value.exit_code == 128 + signum
+
+
+def test_nohup_stays_nohup(handlers):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    clear_up_on_signals()
+    with signals_held() as leave_if_asked:
+        os.kill(os.getpid(), signal.SIGHUP)
+        leave_if_asked()
+
+
+def test_a_process_that_works_for_another_leaves_the_terminals_signals_to_it(handlers):
+    clear_up_on_signals()
+    leave_signals_to_parent()
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # by which the other ends it
 
 
 # ------------------------------------------------------------------------------ users' errors

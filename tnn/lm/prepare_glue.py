@@ -12,7 +12,6 @@ task's is refused. Without encoder.json in the --bpe folder sentences stay whole
 
 import argparse
 import logging
-import signal
 import sys
 import tempfile
 import zipfile
@@ -25,7 +24,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from harness import flags
-from harness.endings import BadInput, bad_input, orderly_exit
+from harness.endings import BadInput, bad_input, clear_up_on_signals, orderly_exit
 from harness.home import home
 from tnn.lm.prepare_text import put_in_place
 
@@ -230,7 +229,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))  # clears up
+    clear_up_on_signals()
     with orderly_exit("prepare_glue.py"):
         out, dictionary = args.out / f"{args.task}-bin", args.dict or args.bpe / "dict.txt"
         if not dictionary.is_file():

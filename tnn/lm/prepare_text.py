@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import sys
 import tempfile
 from itertools import chain, count
@@ -25,7 +24,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from harness import flags
-from harness.endings import BadInput, orderly_exit
+from harness.endings import BadInput, clear_up_on_signals, orderly_exit
 from harness.home import home
 
 if TYPE_CHECKING:
@@ -202,7 +201,7 @@ def put_in_place(part: Path, out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda signum, _: sys.exit(128 + signum))  # clears up
+    clear_up_on_signals()
     with orderly_exit("prepare_lm_data.sh"):
         text = Path(args.text)
         out = Path(args.out or TNN / "data/data-bin" / text.resolve().name)

@@ -1,9 +1,12 @@
 """prepare_lm_data.sh: the result is fairseq's own, and nothing of the user's is lost on the way."""
 
 import logging
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from fairseq import options
 from fairseq.examples.roberta import multiprocessing_bpe_encoder
 from fairseq_cli import preprocess
 
+from harness.endings import SIGNALS
 from tnn.lm import prepare_text
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -131,6 +135,23 @@ def test_a_bad_text_is_named_and_leaves_nothing(prepare, text, tmp_path, name, c
     assert said in prepare(text, tmp_path / "out", code=2)
     assert contents(tmp_path) == before
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP], ids=lambda each: each.name)
+def test_a_signal_leaves_nothing_half_made(prepare, text, tmp_path, monkeypatch, signum):
+    before = contents(tmp_path)
+    monkeypatch.setattr(prepare_text, "dictionary_of",
+                        lambda *_: os.kill(os.getpid(), signum) or time.sleep(5))
+    handlers = {each: signal.getsignal(each) for each in SIGNALS}
+    try:
+        with pytest.raises(SystemExit) as stop:
+            prepare_text.main([str(text), str(tmp_path / "out"), "--bpe", "none", "--workers", "1"])
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+    assert stop.value.code == 128 + signum
+    assert contents(tmp_path) == before
+    assert not [path for path in tmp_path.rglob(".*") if path.is_dir()]
 
 
 def test_a_dictionary_that_is_none(prepare, text, tmp_path):

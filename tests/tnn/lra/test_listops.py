@@ -137,7 +137,9 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [
+    (signal.SIGINT, 130), (signal.SIGTERM, 143),
+    pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow)])
 def test_interrupted_it_leaves_no_file(signum, code, tmp_path):
     command = [sys.executable, str(ROOT / "tnn/lra/tasks/listops.py"), "--out", str(tmp_path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True) as process:

@@ -1,13 +1,16 @@
 """Settings of the tasks, flags, and the scripts that start runs."""
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from harness import files
+from harness.endings import SIGNALS
 from tests.tnn.lra.small import ROOT, write_sums
+from tnn import script_lra
 from tnn.lra.args import parse_args
 from tnn.lra.norms import NORMS as KNOWN_NORMS
 from tnn.lra.recipes import NORMS, settings_of
@@ -89,6 +92,18 @@ def test_script_without_a_task_says_what_can_be_run(data):
     assert all("--devices 2" in x and "--lr 0.5" in x
                                                  for x in lines)
     assert all(("tno2d" in line) == ("cifar" in line or "pathfinder" in line) for line in lines)
+
+
+@pytest.mark.parametrize("signum", SIGNALS, ids=lambda each: each.name)
+def test_a_signal_to_the_script_reaches_the_run(signum):
+    """And the script waits for its end; the exit code is the run's."""
+    name, handlers = signum.name[3:], {each: signal.getsignal(each) for each in SIGNALS}
+    waits = f"trap 'sleep 0.1; exit 5' {name}; kill -{name} $PPID; while :; do sleep 0.05; done"
+    try:
+        assert script_lra.run(["bash", "-c", waits]) == 5
+    finally:
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
 
 
 def test_twenty_positional_arguments(data):

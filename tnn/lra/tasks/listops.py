@@ -15,7 +15,6 @@ import hashlib
 import itertools
 import os
 import random
-import signal
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +28,13 @@ if __package__ in (None, ""):
 
 from tqdm import tqdm
 
-from harness.endings import bad_input, orderly_exit, signals_held
+from harness.endings import (
+    bad_input,
+    clear_up_on_signals,
+    leave_signals_to_parent,
+    orderly_exit,
+    signals_held,
+)
 from tnn.lra.tasks import TASKS
 from tnn.lra.tasks.tables import label_of, tsv_rows
 
@@ -157,8 +162,8 @@ def samples(settings: argparse.Namespace) -> Iterator[tuple[str, int]]:
 
 @contextlib.contextmanager
 def parallel_map(workers: int) -> Iterator[Callable]:
-    """A `map` that has `workers` processes; with one it is the built-in map. Ctrl-C and SIGTERM are
-    heeded between two results, which raises Interrupted."""
+    """A `map` that has `workers` processes; with one it is the built-in map. Signals are heeded
+    between two results, which raises Interrupted."""
     with signals_held() as leave_if_asked, contextlib.ExitStack() as stack:
         plain: Callable = map
         if workers > 1:
@@ -174,12 +179,6 @@ def parallel_map(workers: int) -> Iterator[Callable]:
                 yield result
 
         yield heeding
-
-
-def leave_signals_to_parent() -> None:
-    """Ctrl-C reaches all processes of a terminal; the main process ends the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def write(folder: Path, settings: argparse.Namespace) -> None:
@@ -243,7 +242,7 @@ def refuse_too_large(settings: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     settings = parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwinds, cleans up
+    clear_up_on_signals()
     lowest = {"train": 1, "val": 1, "test": 1, "max_depth": 1, "max_args": 2, "workers": 1}
     with orderly_exit("listops.py"), bad_input():
         refuse_too_large(settings)

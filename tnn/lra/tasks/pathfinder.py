@@ -25,7 +25,6 @@ import argparse
 import json
 import math
 import os
-import signal
 import sys
 from dataclasses import asdict, replace
 from functools import partial
@@ -35,7 +34,7 @@ from typing import TYPE_CHECKING
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[3])
 
-from harness.endings import Interrupted, bad_input, orderly_exit
+from harness.endings import Interrupted, bad_input, clear_up_on_signals, orderly_exit
 from tnn.lra.tasks import CONTOURS, TASKS
 
 
@@ -275,7 +274,7 @@ def write(out: Path, args: argparse.Namespace) -> Path:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwinds, cleans up
+    clear_up_on_signals()
     with orderly_exit("pathfinder.py"), bad_input():
         refuse_too_large(args)
         if min(args.images, args.per_folder, args.workers) < 1 or args.images % args.per_folder:
