@@ -15,6 +15,9 @@ from harness.notices import notice
 def read_arrays(path: Path, names: Iterable[str] = ()) -> dict[str, np.ndarray] | None:
     """The arrays in the file, `names` among them; None, with a word about it, if it is damaged or
     another user's who lets nobody read it; None if there is none."""
+    if path.exists() and not path.is_file():  # a pipe would keep the reader waiting for ever
+        notice(f"{path} is no file, so no cache: reading the data itself")
+        return None
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:  # np.load does not compare all of an array's bytes
@@ -31,8 +34,10 @@ def read_arrays(path: Path, names: Iterable[str] = ()) -> dict[str, np.ndarray] 
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes the file whole or not at all."""
+    """Writes the file whole or not at all. In a folder that others may write, too, a link under its
+    name may lead to a file of this user's: it is replaced, not followed."""
     try:
-        files.replace(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+        files.replace(path, lambda file: np.savez(file, **arrays),  # type: ignore[arg-type]
+                      follow=False)
     except OSError as error:
         notice(f"no cache of the data ({error}): the next start reads it again")

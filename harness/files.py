@@ -69,9 +69,14 @@ def write(path: str | Path, content: dict, keep_previous: bool = False) -> None:
     replace(path, save, keep_previous)
 
 
-def replace(path: str | Path, fill, keep_previous: bool = False) -> None:
-    """As `write`, of what fill(binary file) puts into a file."""
-    target = Path(os.path.realpath(path))  # a link stays: it may lead to another disk
+def replace(path: str | Path, fill, keep_previous: bool = False, follow: bool = True) -> None:
+    """As `write`, of what fill(binary file) puts into a file. follow: a link stays, since it may
+    lead to another disk; False: the file takes the place of a link that somebody may have planted.
+    """
+    if follow:
+        target = Path(os.path.realpath(path))
+    else:
+        target = Path(os.path.realpath(Path(path).parent), Path(path).name)
     part = target.with_name(f".{target.name}.part")
     try:
         with naming(path):

@@ -45,12 +45,23 @@ def test_the_cache_is_as_open_as_the_umask(tmp_path, umask):
     assert stat.S_IMODE((tmp_path / "cache.npz").stat().st_mode) == 0o666 & ~umask
 
 
-def test_a_planted_link_is_not_followed(tmp_path):
+@pytest.mark.parametrize("name", [".cache.npz.part", "cache.npz"])
+def test_a_planted_link_is_not_followed(tmp_path, name):
+    """In a folder that others may write, a link may lead to a file of this user's."""
     mine = tmp_path / "mine.txt"
     mine.write_text("x")
-    (tmp_path / ".cache.npz.part").symlink_to(mine)
+    (tmp_path / name).symlink_to(mine)
     write_arrays(tmp_path / "cache.npz", ARRAYS)
     assert mine.read_text() == "x"
+    assert same(read_arrays(tmp_path / "cache.npz"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such pipes")
+def test_a_pipe_in_the_place_of_a_cache_is_not_waited_for(tmp_path, capsys):
+    os.mkfifo(tmp_path / "cache.npz")
+    assert read_arrays(tmp_path / "cache.npz") is None
+    assert "is no file" in capsys.readouterr().err
+    write_arrays(tmp_path / "cache.npz", ARRAYS)
     assert same(read_arrays(tmp_path / "cache.npz"))
 
 
