@@ -15,10 +15,10 @@ from harness.notices import notice
 def read_arrays(path: Path, names: Iterable[str] = ()) -> dict[str, np.ndarray] | None:
     """The arrays in the file, `names` among them; None, with a word about it, if it is damaged or
     another user's who lets nobody read it; None if there is none."""
-    if path.exists() and not path.is_file():  # a pipe would keep the reader waiting for ever
-        notice(f"{path} is no file, so no cache: reading the data itself")
-        return None
     try:
+        if path.exists() and not path.is_file():  # a pipe would keep the reader waiting for ever
+            notice(f"{path} is no file, so no cache: reading the data itself")
+            return None
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:  # np.load does not compare all of an array's bytes
                 raise ValueError("a CRC does not match")
