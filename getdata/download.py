@@ -232,12 +232,14 @@ def blocks(steps, timeout):
 def download_checked(url, part, facts, timeout, take):
     """Download url to part and hand it to take(path), which raises WrongFile if it is not right.
 
-    A part left from an earlier run may itself be what is wrong, so after a mismatch a continued
-    download is thrown away and made once more from the start. Returns what take returns.
+    A part left from an earlier run may itself be what is wrong, or its server answers badly when
+    asked for the rest; so after a mismatch it is thrown away and the download made once more from
+    the start. Returns what take returns.
     """
     for again in (True, False):
-        continued = download(url, part, facts, timeout)
+        continued = size_of(part) > 0
         try:
+            continued = download(url, part, facts, timeout) or continued
             return take(part)
         except WrongFile:
             discard(part)

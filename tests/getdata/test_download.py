@@ -124,6 +124,21 @@ def test_a_poisoned_part_is_thrown_away_and_the_same_address_asked_again(nbytes,
     assert place.complete()
 
 
+@pytest.mark.parametrize("range_", ["bytes 0-4/300000", "bytes 1000-1004/300000"])
+def test_a_server_that_answers_badly_for_the_rest_is_asked_for_the_whole(range_, site, place):
+    """Or the part would stop every later run."""
+    leave_part(place, BODY[:1000])
+
+    def rest(handler):
+        handler.head(206, 5, Content_Range=range_)
+        handler.wfile.write(BODY[1000:1005])
+    site.routes["/a.bin"] = lambda handler: (
+        rest if handler.headers.get("Range") else whole(BODY))(handler)
+    place.one_file(f"{site.url}/a.bin")
+    assert place.run("toy")[0] == 0
+    assert place.complete()
+
+
 def test_a_complete_part_needs_no_more_bytes(site, place):
     site.routes["/a.bin"] = whole(BODY)
     place.one_file(f"{site.url}/a.bin")
