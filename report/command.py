@@ -99,7 +99,13 @@ def execute(words: list[str], step: Step, headline: str) -> tuple[int, bool, flo
         children.append(child)
         if received:  # the signal came while we were starting it
             os.killpg(child.pid, signal.SIGINT)
-        tee(child.stdout, log)
+        try:
+            tee(child.stdout, log)
+        except OSError:  # a full disk: the command must not run on unseen
+            os.killpg(child.pid, signal.SIGINT)
+            child.stdout.close()
+            child.wait()
+            raise
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = code = os.waitstatus_to_exitcode(status)
         child.stdout.close()

@@ -1,17 +1,20 @@
 """The actions run and finish: real processes that run small fake scripts in a temporary folder."""
 
+import errno
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from report import command
 from report.cli import build_parser
 from report.errors import UserError
 from report.json_files import read_json, write_json
-from report.step_files import is_smoke, runs_folder
+from report.step_files import Step, is_smoke, runs_folder
 from tests.report.steps import CURVES, GOOD, record_of, script
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -186,6 +189,19 @@ def test_ctrl_c_waits_for_the_command_and_goes_on_later(rec, tmp_path, signum):
     step = record_of(tmp_path)
     assert [a["interrupted"] for a in step["attempts"]] == [True, False]
     assert step["wall_seconds"] > 0.5
+
+
+def test_a_log_on_a_full_disk_leaves_no_command_running(tmp_path, monkeypatch):
+    """It is stopped as by Ctrl-C, and waited for: the state is saved when the error is said."""
+    def full(stream, log):
+        assert stream.readline() == b"ready\n"
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(command, "tee", full)
+    step = Step("awd-ptb", "main", tmp_path)
+    path = script(tmp_path, INTERRUPTIBLE)
+    with pytest.raises(OSError, match="No space left"):
+        command.execute([sys.executable, path], step, "")
+    assert (tmp_path / "PTB.state.pt").read_text() == "saved"
 
 
 def test_second_run_of_a_running_step_is_refused(rec, tmp_path):
