@@ -110,13 +110,12 @@ def texts_and_model(args: argparse.Namespace, keeper: Keeper):
 
 def warn_of_inert_flags(run: Run) -> None:
     """Names the flags given that the model file overrules."""
-    args, model = run.args, run.model
+    model = run.model
     own = {"model": model.rnn_type, "emsize": model.ninp, "nhid": model.nhid,
-           "nlayers": model.nlayers, **{name: getattr(model, name) for name in toolkit.DROPOUTS}}
-    differ = [f"--{name} {getattr(args, name)} (model: {value})" for name, value in own.items()
-              if getattr(args, name) != value]
-    if differ:
-        run.keeper.say(f"The model's own settings are used, not {', '.join(differ)}")
+           "nlayers": model.nlayers, "tied": model.tie_weights,
+           **{name: getattr(model, name) for name in toolkit.DROPOUTS}}
+    if said := flags.overruled(run.args, own):
+        run.keeper.say(said)
 
 
 def measure_the_start(run: Run) -> None:

@@ -59,6 +59,7 @@ from awd_lstm.vocabulary import dictionary_for
 from common.splitcross import SplitCrossEntropyLoss
 from harness.endings import BadInput, bad_input
 from harness.keeper import Keeper
+from harness.notices import notice
 from kernels.transfer import sent
 from texts.vocabulary import ids_of
 
@@ -131,6 +132,8 @@ def main(argv: list[str] | None = None) -> None:
         fabric = keeper.fabric
         with bad_input("--checkpoint: "):
             model, criterion, facts = load_model(args.checkpoint)
+        if said := flags.overruled(args, {"model": model.rnn_type}):
+            notice(said)
         dictionary = dictionary_for(facts, model.ntoken, f"--checkpoint {args.checkpoint}",
                                     args.data, fabric)
         vocabulary = dictionary.idx2word

@@ -64,6 +64,7 @@ from awd_lstm.vocabulary import dictionary_for
 from common.splitcross import SplitCrossEntropyLoss, perplexity
 from harness.endings import BadInput, bad_input
 from harness.keeper import Keeper
+from harness.notices import notice
 from texts.folder import find_some
 from texts.sentences import opened, read_text, words
 from texts.vocabulary import sentence_about
@@ -175,6 +176,8 @@ def main(argv: list[str] | None = None) -> None:
         fabric = keeper.fabric
         with bad_input("--save: "):
             model, criterion, facts = load_model(args.save)
+        if said := flags.overruled(args, {"model": model.rnn_type}):
+            notice(said)
         dictionary = dictionary_for(facts, model.ntoken, f"--save {args.save}", args.data, fabric)
         texts = read_texts(args.data, dictionary)
         module = fabric.setup_module(torch.nn.ModuleList([model, criterion]))

@@ -7,6 +7,7 @@ and a typing mistake answer at once.
 import argparse
 import math
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
@@ -29,11 +30,21 @@ HIGH_RATE = 0.1  # of these optimisers
 
 
 class Namespace(argparse.Namespace):
-    """Parsed flags. vars() holds the values alone; besides, the flags' `defaults`; `typed`, how
-    each is typed ({"save_interval": "--save-interval"}); and `slower_on_cpu`, the names of
-    switches that only make a run slower there."""
+    """Parsed flags. vars() holds the values alone; besides, the flags' `defaults`; the names of
+    those that were `given`; `typed`, how each is typed ({"save_interval": "--save-interval"});
+    `slower_on_cpu`, the names of switches that only make a run slower there; and `again`: has this
+    process parsed its command line before? A script does so before it imports torch, and then in
+    main(); what there is to say of the flags is said once."""
 
-    __slots__ = ("defaults", "slower_on_cpu", "typed")
+    __slots__ = ("again", "defaults", "given", "slower_on_cpu", "typed")
+
+    def tell(self, text: str) -> None:
+        """A line on stderr, by one of the processes."""
+        if not self.again and os.environ.get("LOCAL_RANK", "0") == "0":
+            notice(text)
+
+
+_parsed: set[tuple[str, ...]] = set()  # command lines of this process
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,7 +70,14 @@ def parse(p: argparse.ArgumentParser, argv: list[str] | None = None,
     """The flags' values. Refuses numbers that are no numbers: nan passes every comparison, and
     torch knows 64 bits. `infinite` names the flags that may be infinite."""
     args = p.parse_args(argv, Namespace())
+    args.again = argv is None and tuple(sys.argv) in _parsed
+    if argv is None:
+        _parsed.add(tuple(sys.argv))
     args.defaults = {action.dest: p.get_default(action.dest) for action in p._actions}
+    # argparse puts no default where there is a value already.
+    unset = object()
+    again = p.parse_args(argv, Namespace(**dict.fromkeys(args.defaults, unset)))
+    args.given = {name for name, value in vars(again).items() if value is not unset}
     args.typed = {action.dest: action.option_strings[0] for action in p._actions
                   if action.option_strings}
     args.slower_on_cpu = {action.dest for action in p._actions
@@ -71,7 +89,8 @@ def parse(p: argparse.ArgumentParser, argv: list[str] | None = None,
                 p.error(f"{typed(args, name)} must be a finite number, not {number}")
             if isinstance(number, int) and abs(number) >= 2**62:
                 p.error(f"{typed(args, name)} {number} is too large")
-    if args.defaults.get("log_dir") == getattr(args, "log_dir", None) is not None:
+    default = args.defaults.get("log_dir")
+    if default is not None and args.log_dir == default and not args.again:
         home.announce(Path(args.log_dir))
     return args
 
@@ -210,8 +229,30 @@ def rate_of_adaptive(args: Namespace, optimizer: str) -> None:
         text = f"{optimizer} without --lr: {args.lr}; the default {args.defaults['lr']} is for SGD"
     else:
         text = f"{optimizer} with --lr {args.lr} will diverge; usual is 1e-3"
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        notice(text)
+    args.tell(text)
+
+
+def as_given(args: argparse.Namespace, name: str) -> str:
+    """A flag with its value, as it may have been typed: --emsize 400, --no-tied."""
+    flag, value = typed(args, name), getattr(args, name)
+    if isinstance(value, bool):
+        return flag if value else flag.replace("--", "--no-", 1)
+    return " ".join([flag, *map(str, value if isinstance(value, (list, tuple)) else [value])])
+
+
+def say_inert(args: Namespace, reasons: dict[str, str]) -> None:
+    """Says which of the flags given do nothing, and why. reasons: by the flags' names."""
+    for name, reason in reasons.items():
+        if name in args.given and getattr(args, name) != args.defaults[name]:
+            args.tell(f"{as_given(args, name)}: no effect, {reason}")
+
+
+def overruled(args: argparse.Namespace, own: dict) -> str:
+    """What to say of the flags given where a model's own settings, by the flags' names, are
+    others; empty for none."""
+    differ = [f"{as_given(args, name)} (model: {value})" for name, value in own.items()
+              if name in getattr(args, "given", ()) and getattr(args, name) != value]
+    return f"The model's own settings are used, not {', '.join(differ)}" if differ else ""
 
 
 # ---------------------------------------------------------------------------------- resuming

@@ -132,6 +132,11 @@ def add_run(parser: argparse.ArgumentParser, name: str, here: Path) -> None:
                        help="the equations as they stand: slow, for comparison")
 
 
+def without_mixture(args: argparse.Namespace) -> dict[str, str]:
+    """For flags.say_inert: what is of the mixture of softmaxes alone."""
+    return {} if args.n_experts else {"dropoutl": "without a mixture of softmaxes (--n_experts)"}
+
+
 def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> flags.Namespace:
     """The flags' values. Refuses nonsense in one sentence that names the flag (exit code 2)."""
     args = flags.parse(parser, argv)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.asgd import ASGD
-from harness import machine
+from harness import flags, machine
 from harness.endings import BadInput
 from harness.graphs import Graphed, wanted
 from harness.keeper import Keeper, Progress
@@ -34,6 +34,9 @@ def take_sizes(args: Namespace, keeper: Keeper) -> dict | None:
     if not args.load:
         return None
     found = keeper.found or model_files.read(args.load)
+    said = flags.overruled(args, model_files.sizes_for(args, found["args"]))
+    if said and not keeper.found:
+        keeper.say(said)
     model_files.take_sizes(args, found["args"])
     return None if keeper.found else found
 

@@ -95,12 +95,18 @@ def for_other_words(state: dict[str, Tensor], known: list[str], words: list[str]
     return rest | (theirs if same else ours)
 
 
+def sizes_for(args: Namespace, then: dict) -> dict:
+    """The flags of this script that make the architecture, as they were for a model that `then`
+    made."""
+    of_its_words = {"splits"} if getattr(args, "vocabulary", "model") == "data" else set()
+    return {name: then[name] for name in ARCHITECTURE
+            if hasattr(args, name) and name in then and name not in of_its_words}
+
+
 def take_sizes(args: Namespace, then: dict) -> None:
     """Sets the flags that make the architecture to those of a model that `then` made."""
-    of_its_words = {"splits"} if getattr(args, "vocabulary", "model") == "data" else set()
-    for name in ARCHITECTURE:
-        if hasattr(args, name) and name in then and name not in of_its_words:
-            setattr(args, name, then[name])
+    for name, value in sizes_for(args, then).items():
+        setattr(args, name, value)
 
 
 def load_weights(loss: nn.Module, state: dict[str, Tensor], path: str) -> None:

@@ -16,12 +16,18 @@ from awd_lstm.scratch.model import AWD_LSTM, TrainingLoss
 from awd_lstm.utils import single_precision
 from awd_lstm.vocabulary import texts_in_words_of, texts_of_model, words_of_start
 from common.splitcross import SplitCrossEntropyLoss, perplexity
-from harness import files
+from harness import files, flags
 from harness.endings import BadInput, bad_input
 from harness.keeper import STATE_FORMAT, Keeper
 from loading.weights import bare_names
 
 MODEL_FORMAT = "awd_lstm scratch model 1"
+# AWD_LSTM's arguments -> flags
+RATES = {"dropout_wts": "wdrop", "dropout_emb": "dropoute", "dropout_inp": "dropouti",
+         "dropout_hid": "dropouth", "dropout_out": "dropout"}
+SIZES = {"embedding_size": "emsize", "hidden_size": "nhid", "nlayers": "nlayers"}
+SAME = ("tied", "hoist", "normal_init", "mask_per_step", "shared_masks", "pad_last_word",
+        "detach_regularisers", "norm_regularisers")
 
 
 class ASGD(torch.optim.Optimizer):
@@ -150,11 +156,13 @@ def write_table(path: str, history: list[dict]) -> None:
 # ------------------------------------------------------------------------------------ model files
 def model_flags(args: argparse.Namespace) -> dict:
     """AWD_LSTM's keyword arguments that are not sizes, from the flags."""
-    same = ("tied", "hoist", "normal_init", "mask_per_step", "shared_masks", "pad_last_word",
-            "detach_regularisers", "norm_regularisers")
-    return {"dropout_wts": args.wdrop, "dropout_emb": args.dropoute, "dropout_inp": args.dropouti,
-            "dropout_hid": args.dropouth, "dropout_out": args.dropout,
-            **{name: getattr(args, name) for name in same}}
+    return {name: getattr(args, RATES.get(name, name)) for name in (*RATES, *SAME)}
+
+
+def flags_of(config: dict) -> dict:
+    """The flags that describe a model: the other way round, with the sizes."""
+    names = RATES | SIZES | dict(zip(SAME, SAME, strict=True))
+    return {flag: config[name] for name, flag in names.items() if name in config}
 
 
 def new_model(args: argparse.Namespace, words: int
@@ -198,6 +206,8 @@ def trained_model(args: argparse.Namespace, corpus: Corpus, say: Callable[[str],
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"--save {args.save} is no model of awd_lstm/scratch ({reason})") from None
+    if said := flags.overruled(args, flags_of(model.config)):
+        say(said)
     corpus = texts_of_model(content, model.config["ntokens"], f"--save {args.save}", corpus,
                             args, say)
     return model, criterion, corpus

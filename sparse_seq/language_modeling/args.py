@@ -131,4 +131,11 @@ def parse(p: argparse.ArgumentParser, argv: list[str] | None = None) -> argparse
                 f"{args.batch_size}")
     if args.small_batch_size % args.devices:
         p.error(f"--devices {args.devices} cannot share {args.small_batch_size} columns evenly")
+    if args.sparse_mode == "direct":
+        inert = {"sparse_fract": "with --sparse_mode direct: give sparse_hidden, sparse_emb or "
+                                 "sparse_all"}
+    else:
+        inert = dict.fromkeys(("sparse_blocks", "sparse_density"),
+                              f"with --sparse_mode {args.sparse_mode}: they are of direct")
+    flags.say_inert(args, inert)
     return args

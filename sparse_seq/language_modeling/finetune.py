@@ -40,6 +40,7 @@ from common.asgd import averaged, non_monotone
 from common.splitcross import perplexity
 from harness import files
 from harness.endings import BadInput, bad_input
+from harness.flags import overruled
 from harness.keeper import Keeper
 from sparse_seq.first_release import upgrade
 from sparse_seq.language_modeling.data import Corpus
@@ -101,6 +102,8 @@ def load_model(args: argparse.Namespace, corpus: Corpus, keeper: Keeper) -> Lang
             raise ValueError(f"the model in {args.save} is not one that main.py wrote")
         elif trained["vocabulary"] == corpus.digest():
             model, state = LanguageModel(**trained["config"]), weights_of(trained)
+            if said := overruled(args, trained["config"]):
+                keeper.say(said)
         elif args.vocabulary == "data" and "word_list" in trained:
             model = LanguageModel(**trained["config"] | {"ntoken": len(corpus.words)})
             state = for_other_words(trained, model, corpus.words, keeper)

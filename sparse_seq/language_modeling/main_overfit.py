@@ -19,13 +19,16 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from harness.flags import say_inert
 from sparse_seq.language_modeling import args as flags
 
 
 # ------------------------------------------------------------------------------------- settings
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    return flags.parse(flags.parser("Learning to recite", seed=0, save="dev_runs_overfit", alpha=0,
+    args = flags.parse(flags.parser("Learning to recite", seed=0, save="dev_runs_overfit", alpha=0,
                                     beta=0, wdecay=0), argv)
+    say_inert(args, dict.fromkeys(("nonmono", "exact_loss"), "as there is no validation"))
+    return args
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     flags.check(parser, args, positive=("emsize", "emb_blocks", "nhid", "layers"),
                 not_negative=("momentum", "l2"), most={"layers": MOST_LAYERS},
                 rates=("dropouti", "dropoute", "wdrop", "dropouth"))
+    if args.optimizer != "sgd":
+        flags.say_inert(args, {"momentum": f"with --optimizer {args.optimizer}: it is of sgd"})
     return args
 
 

@@ -61,3 +61,12 @@ def test_the_first_model_is_kept_however_high_its_loss(trained, tmp_path):
     shutil.copytree(trained / "texts", tmp_path / "texts")
     path = train("main", tmp_path, "--epochs", "1", "--seq_len_multiple", "100000000000000")
     assert files.read(path)["valid_loss"] > 1e8
+
+
+def test_fine_tuning_names_the_flags_given_that_the_model_overrules(trained, tmp_path, capsys):
+    """Not the others, whose defaults are the paper's sizes."""
+    shutil.copytree(trained, tmp_path / "run")
+    train("finetune", tmp_path / "run", "--nhid", "9", "--no-tied", "--max-steps", "1",
+          "--emsize", "6")
+    assert ("The model's own settings are used, not --nhid 9 (model: 8), --no-tied (model: True)\n"
+            in capsys.readouterr().out)

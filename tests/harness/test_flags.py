@@ -184,3 +184,37 @@ def test_the_rate_of_sgd_is_not_given_to_adam(capsys, typed, rate, said):
     flags.rate_of_adaptive(args, args.optimizer)
     assert args.lr == rate
     assert capsys.readouterr().err == said
+
+
+def test_what_is_given_is_known():
+    args = parsed("--lr", "0.1", "-n", "2", "--no-tied", "--resume", "--max-steps=3")
+    assert args.given == {"lr", "nlayers", "tied", "resume", "max_steps"}  # defaults among them
+    assert parsed().given == set()
+
+
+def test_a_flag_without_effect_is_named_if_it_was_given(capsys):
+    args = parsed("--lr", "3", "--no-tied", "--when", "4", "5", "--clip", "0.25")
+    flags.say_inert(args, dict.fromkeys(("lr", "tied", "when", "wdrop", "clip"), "here"))
+    assert capsys.readouterr().err.splitlines() == [
+        "--lr 3.0: no effect, here", "--no-tied: no effect, here", "--when 4 5: no effect, here"]
+
+
+def test_a_models_own_settings_overrule_flags_that_were_given():
+    args = parsed("--lr", "3", "--no-tied", "--wdrop", "0.5")
+    own = {"lr": 0.1, "tied": True, "nlayers": 7, "wdrop": 0.5}
+    assert flags.overruled(args, own) == ("The model's own settings are used, not --lr 3.0 (model: "
+                                          "0.1), --no-tied (model: True)")
+    assert flags.overruled(parsed(), own) == ""
+
+
+def test_what_there_is_to_say_of_a_command_line_is_said_once(monkeypatch, capsys):
+    """A script parses it before it imports torch, and again in main()."""
+    monkeypatch.setattr(sys, "argv", ["once.py", "--optimizer", "adam"])
+    p = flags.parser("toy")
+    p.add_argument("--lr", type=float, default=30)
+    p.add_argument("--optimizer", default="sgd")
+    for _ in range(2):
+        args = flags.parse(p)
+        flags.rate_of_adaptive(args, args.optimizer)
+        assert args.lr == 1e-3
+    assert capsys.readouterr().err.count("\n") == 1

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-# Its data set is small: results are not comparable; a rate that was typed is kept.
-NOTICE = re.compile(r"listops: \(|\w+ with --lr \S+ will diverge; usual is")
+# Its data set is small: results are not comparable; a rate that was typed is kept; a flag does
+# nothing.
+NOTICE = re.compile(r"listops: \(|\w+ with --lr \S+ will diverge; usual is|--\S.*: no effect, ")
 PAUSE = 0.002  # seconds between two looks at a child
 
 

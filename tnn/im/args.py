@@ -31,6 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     flags.add_run(p, HERE / "logs", resume=None)
     args = flags.parse(p, argv)
     check(p, args)
+    say_inert(args)
     args.num_workers = min(args.num_workers, os.cpu_count() or 1)
     if args.test:
         args.max_steps = 1
@@ -174,6 +175,22 @@ def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         _, _, value = text.partition("=")
         if not value.isdecimal() or int(value) < 1:
             p.error(f"--arch-options {text}: give NAME=NUMBER, such as depth=6")
+
+
+def say_inert(args: argparse.Namespace) -> None:
+    """Says which of the flags given do nothing."""
+    inert = dict.fromkeys(("drop", "drop_path", "resplit", "use_mcloader"), "as in the original")
+    inert |= {"cooldown_epochs": "as the run ends at --epochs",
+              "world_size": "as torchrun or --devices decide", "dist_url": "as torchrun decides"}
+    if args.aa:
+        inert["color_jitter"] = f"with --aa {args.aa}: give --aa ''"
+    if args.sched != "step":
+        inert["decay_epochs"] = f"with --sched {args.sched}: it is of step"
+    if args.sched != "plateau":
+        inert["patience_epochs"] = f"with --sched {args.sched}: it is of plateau"
+    if args.cutmix_minmax is not None:
+        inert["cutmix"] = "with --cutmix-minmax"
+    flags.say_inert(args, inert)
 
 
 def arch_options(args: argparse.Namespace) -> dict[str, int]:

@@ -244,6 +244,8 @@ def score_batch(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tens
 
 
 def report(run: Run, stats: dict[str, float]) -> None:
+    """Raises FloatingPointError if the loss is not finite."""
+    run.keeper.check_finite(stats["test_loss"], "the test loss")
     run.keeper.say(f"Accuracy of the network on the {len(run.val.dataset)} test images: "
                    f"{stats['test_acc1']:.1f}%")
 

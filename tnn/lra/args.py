@@ -14,6 +14,12 @@ MOST_LAYERS = 10_000
 PRECISIONS = ("32", "bf16-mixed", "16-mixed", "64")
 
 
+# Flags that only some tasks have a use for.
+ONLY = {"min_freq": ("listops", "imdb", "aan"), "level": ("imdb", "aan"),
+        "tsv_quoting": ("listops", "aan"), "color": ("cifar",),
+        "contour_length": ("pathfinder", "pathfinderx")}
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Raises SystemExit(2) for nonsense, in one sentence that names the flag."""
     p = flags.parser("TNN on the Long Range Arena")
@@ -36,6 +42,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.save = f"{args.task}-{args.arch}.pt"
     check(p, args)
     share_batch(p, args)
+    flags.say_inert(args, {name: f"in {args.task}" for name, tasks in ONLY.items()
+                           if args.task not in tasks})
     args.workers = min(args.workers, os.cpu_count() or 1)
     return args
 

@@ -129,10 +129,13 @@ def score_batch(run: Run, x: torch.Tensor, y: torch.Tensor, lengths: torch.Tenso
 
 
 def evaluate_both(run: Run) -> dict[str, float]:
-    """Validation and test set; imdb's validation set is, as published, its test set."""
+    """Validation and test set; imdb's validation set is, as published, its test set. Raises
+    FloatingPointError if a loss is not finite."""
     same = run.args.task == "imdb" and not run.args.val_split
     test_loss, test = evaluate(run, run.task.test)
     val_loss, val = (test_loss, test) if same else evaluate(run, run.task.val)
+    run.keeper.check_finite(val_loss)
+    run.keeper.check_finite(test_loss, "the test loss")
     return {"val_loss": val_loss, "val": val, "test_loss": test_loss, "test": test}
 
 

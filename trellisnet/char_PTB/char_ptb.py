@@ -18,7 +18,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from harness.flags import parser
+from harness.flags import parser, say_inert
 from harness.home import home
 from trellisnet import args as flags
 from trellisnet.char_PTB.utils import CHARACTER_LINES
@@ -43,6 +43,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     flags.add_run(p, "Trellis_charPTB", HERE)
     args = flags.parse(p, argv)
     flags.check_history(p, args)
+    say_inert(args, {"anneal": "here and in the original: the rate is cut after the epochs of "
+                               "--when"})
     return args
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from harness.flags import OnOff, parser
+from harness.flags import OnOff, parser, say_inert
 from harness.home import home
 from trellisnet import args as flags
 
@@ -49,6 +49,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                        anneal=10)
     flags.add_run(p, "Trellis_seqMNIST_CIFAR", HERE)
     args = flags.parse(p, argv)
+    say_inert(args, {"anneal": "here and in the original: the rate is cut after the epochs of "
+                               "--when",
+                     "aux_freq": "as classification has no auxiliary loss"})
     if args.predictions and not args.eval:
         p.error("--predictions needs --eval")
     if args.predictions and Path(args.predictions).exists():

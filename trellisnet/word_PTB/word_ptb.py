@@ -18,7 +18,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from harness.flags import parser
+from harness.flags import parser, say_inert
 from harness.home import home
 from trellisnet import args as flags
 from trellisnet.word_PTB.utils import check_reading
@@ -49,6 +49,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     flags.add_run(p, "Trellis_wordPTB", HERE)
     args = flags.parse(p, argv)
     check_reading(p, args)
+    say_inert(args, {"when": "here and in the original: the rate is cut when validation stops "
+                             "improving (--anneal)",
+                     **flags.without_mixture(args)})
     return args
 
 

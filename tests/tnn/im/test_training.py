@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from harness import files
 from tests.tnn.im.small import finish, start, train, write_digits
+from tnn.im import main as script
 from tnn.im.run import EpochLog
 
 PLAIN = ["--mixup", "0", "--cutmix", "0"]
@@ -226,3 +227,14 @@ def test_a_torn_last_line_of_the_log(tmp_path, torn):
     (tmp_path / "log.txt").write_bytes(whole + torn)
     EpochLog(tmp_path, 2, own=True)
     assert (tmp_path / "log.txt").read_bytes() == whole
+
+
+@pytest.mark.parametrize("more", [[], ["--max-steps", "1"]], ids=["an epoch", "within an epoch"])
+def test_a_test_loss_that_is_not_finite_ends_the_run(data, monkeypatch, capsys, more):
+    monkeypatch.setattr(script, "score_batch", lambda model, images, labels: (
+        torch.tensor(torch.nan), torch.tensor(1), torch.tensor(5)))
+    with pytest.raises(SystemExit) as stop:
+        train(data, "nan", "--epochs", "1", *more)
+    assert stop.value.code == 1
+    assert "the test loss is nan at epoch 0" in capsys.readouterr().err
+    assert not (data / "nan/checkpoint_best.pth").exists()

@@ -1,6 +1,7 @@
 """The Long Range Arena script on tiny ListOps files: training, resuming, refusing, stopping."""
 
 import csv
+import math
 import re
 import signal
 import time
@@ -47,6 +48,16 @@ def test_an_epoch_cut_short_leaves_the_best_model_alone(data, monkeypatch):
     assert run("--resume") == 0
     assert files.read("a.pt")["epoch"] == 2
     assert files.read("a.pt.state")["progress"]["best"]["val"] == 20
+
+
+@pytest.mark.parametrize("loss", ["val", "test"])
+def test_a_loss_that_is_not_finite_ends_the_run(data, monkeypatch, capsys, loss):
+    """With weights of nan, every class is the first: an accuracy like any other."""
+    values = iter((math.nan, 1.0) if loss == "test" else (1.0, math.nan))  # the test set is first
+    monkeypatch.setattr(script, "evaluate", lambda run, data: (next(values), 10.0))
+    assert run("--max-steps", 2) == 1
+    assert f"the {loss.replace('val', 'validation')} loss is nan" in capsys.readouterr().err
+    assert not Path("a.pt").exists()
 
 
 def test_trains_reports_and_keeps_the_best(data, capsys):
