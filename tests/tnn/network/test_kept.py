@@ -83,6 +83,44 @@ def test_steps_without_any_call_between(name):
     assert_close(after, fresh(module, x), atol=1e-5, rtol=1e-4)
 
 
+def averages_put_in_place(module):
+    """As libraries for averages of the weights do it."""
+    for p in module.parameters():
+        p.data.copy_(p.data.mul(0.9).add(0.1))
+
+
+def values_reordered(module):
+    """No sum of them changes."""
+    for p in module.parameters():
+        p.data.copy_(p.data.flatten().flip(0).view_as(p))
+
+
+def written_through_numpy(module):
+    for p in module.parameters():
+        p.detach().numpy()[...] *= 0.5
+
+
+def data_exchanged(module):
+    for p in module.parameters():
+        p.data = p.data * 0.5
+
+
+WRITES = [averages_put_in_place, values_reordered, data_exchanged]
+
+
+@pytest.mark.parametrize(("write", "dtype"), [
+    (written_through_numpy, torch.float32),  # it has no bfloat16
+    *((write, dtype) for write in WRITES for dtype in (torch.float32, torch.bfloat16))])
+def test_writes_that_raise_no_version_are_seen_on_a_cpu(write, dtype):
+    module, x = made("tno")
+    module, x = module.to(dtype), x.to(dtype)
+    before = evaluated(module, x)
+    write(module)
+    after = evaluated(module, x)
+    assert_close(after, fresh(module, x), atol=1e-5, rtol=1e-2 if dtype == torch.bfloat16 else 1e-4)
+    assert (after - before).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("change", ["in place", "load", "load into a part", "assign", "to"])
 @pytest.mark.parametrize("name", MODELS)
 def test_changes_are_seen(name, change):
