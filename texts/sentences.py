@@ -15,9 +15,9 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
-from harness.endings import BadInput
+from harness.endings import BadInput, bad_input
 from texts.vocabulary import UNKNOWN, UnknownWords
-from texts.words import BOM
+from texts.words import BOM, refuse_wide
 
 # A line without its line break -> its tokens, and for each whether a word ends with it.
 Tokeniser = Callable[[str], tuple[list[str], list[bool]]]
@@ -92,6 +92,8 @@ def opened(path: str) -> Iterator[TextIO]:
             yield sys.stdin
         else:
             with Path(path).open(encoding="utf-8") as file:
+                with bad_input():
+                    refuse_wide(Path(path))
                 yield file
     except UnicodeDecodeError as error:
         raise BadInput(f"{name} is not UTF-8 text (byte {error.start})") from None

@@ -9,12 +9,25 @@ BOM = "\ufeff"   # at the start of a file; also of a line, where files were join
 CHUNK = 1 << 22  # characters at a time: bounds the memory, not the result
 
 
+def refuse_wide(path: Path) -> None:
+    """Raises ValueError naming the file if it is UTF-16 or UTF-32 without a byte order mark, which
+    passes for UTF-8: a NUL beside each letter. Of a pipe, which can be read once, nothing is."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if 4 * head.count(0) > len(head):
+        raise ValueError(f"{path} is not UTF-8 text but UTF-16 or UTF-32, or no text: convert it, "
+                         "for instance with iconv")
+
+
 def words_of(path: Path, end: str = EOS) -> Iterator[list[str]]:
     """The white-space separated words of a text, `end` after each line (also an empty one, and the
     last one without a line break). A byte order mark before a line is no word.
 
     Raises ValueError naming the file if it is not UTF-8.
     """
+    refuse_wide(path)
     try:
         with path.open(encoding="utf-8") as file:
             yield from words_in(file, end)

@@ -19,6 +19,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from texts.words import refuse_wide
+
 Word = tuple[str, str]  # token, tag
 Sentence = list[Word]
 
@@ -32,6 +34,7 @@ CONLLU_SKIPPED = re.compile(r"\d+[-.]\d+")
 
 def lines_of(path: Path) -> list[str]:
     """Raises ValueError if the file is not UTF-8."""
+    refuse_wide(path)
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

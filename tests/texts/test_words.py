@@ -1,12 +1,16 @@
 """A text's words, whatever the pieces that it is read in; its files under their several names."""
 
 import io
+import os
 import random
+import threading
 
 import pytest
 
+from harness.endings import BadInput
 from texts import words
 from texts.folder import find_some, find_texts
+from texts.sentences import opened
 from texts.words import BOM, EOS, numbered, words_in, words_of
 
 
@@ -65,3 +69,26 @@ def test_texts_are_found_under_the_names_that_they_are_published_by(names, tmp_p
 def test_a_folder_without_texts(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"^no train\.txt in "):
         find_texts(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_wide_characters_without_a_mark_are_refused(encoding, tmp_path):
+    """They pass for UTF-8, in which each word would be another one. NULs of a text's own do not
+    count."""
+    path = tmp_path / "x.txt"
+    path.write_bytes("a word\n".encode(encoding))
+    for read in (lambda: list(words_of(path)), lambda: opened(str(path)).__enter__()):
+        with pytest.raises((ValueError, BadInput), match=f"{path} is not UTF-8 text but UTF-16"):
+            read()
+    path.write_bytes(b"w1 \0 w2\n")
+    assert list(words_of(path)) == [["w1", "\0", "w2", EOS]]
+
+
+def test_a_pipe_is_read_once(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_text, args=("a word\n",))
+    writer.start()
+    with opened(str(path)) as file:
+        assert file.read() == "a word\n"
+    writer.join()

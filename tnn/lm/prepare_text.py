@@ -24,8 +24,9 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from harness import flags
-from harness.endings import BadInput, clear_up_on_signals, orderly_exit
+from harness.endings import BadInput, bad_input, clear_up_on_signals, orderly_exit
 from harness.home import home
+from texts.words import refuse_wide
 
 if TYPE_CHECKING:
     from fairseq.data import Dictionary
@@ -78,6 +79,8 @@ def find_texts(folder: Path) -> dict[str, Path]:
 def check_text(path: Path) -> None:
     """Raises BadInput unless the file holds words in UTF-8."""
     words = False
+    with bad_input():
+        refuse_wide(path)
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from texts.folder import NAMES, SPLITS
 from texts.vocabulary import digest_of
-from texts.words import BOM, CHUNK, EOS, words_of
+from texts.words import BOM, CHUNK, EOS, refuse_wide, words_of
 from trellisnet.text import Corpus
 
 EOS_THEN = "\u00ff"  # the line's end in the original and in release 0.1
@@ -56,6 +56,7 @@ def find_texts(folder: Path, dataset: str) -> dict[str, Path]:
 
 def characters_of(path: Path, spaced: bool = False) -> Iterator[list[str]]:
     """Characters, EOS at each line end; blanks are left out if `spaced`."""
+    refuse_wide(path)
     try:
         with path.open(encoding="utf-8") as file:
             first = True
