@@ -127,7 +127,7 @@ def test_a_folder_of_the_users_is_refused(prepare, text, tmp_path):
 @pytest.mark.parametrize(("name", "content", "said"), [
     ("valid.txt", b"", "valid.txt is empty"), ("test.txt", b" \n\n", "test.txt is empty"),
     ("train.txt", "caf\u00e9".encode("latin-1") + b" x\n", "train.txt, line 1: not UTF-8"),
-    ("valid.txt", "a\nb\n".encode("utf-16"), "valid.txt, line 1: not UTF-8"),
+    ("valid.txt", "a\nb\n".encode("utf-16"), "valid.txt is not UTF-8 text but UTF-16"),
     ("test.txt", "a\nb\n".encode("utf-16-le"), "test.txt is not UTF-8 text but UTF-16"),
 ])
 def test_a_bad_text_is_named_and_leaves_nothing(prepare, text, tmp_path, name, content, said):
