@@ -203,6 +203,7 @@ def child(request: dict, connection: int) -> None:
         os.environ.update(request["environment"])
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may have been started by nohup
         sys.argv = [request["module"].rpartition(".")[2] + ".py", *request["argv"]]
         from tests.trust import hooks
         hooks.install(**request["hooks"])

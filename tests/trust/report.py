@@ -17,7 +17,7 @@ HEADINGS = {
     "processes": "Several processes = one",
     "determinism": "Determinism",
     "not finite": "NaN and infinity",
-    "signals": "Ctrl-C and SIGTERM",
+    "signals": "Ctrl-C, SIGTERM and SIGHUP",
     "disk": "Saves that fail",
     "crash points": "Every file operation a point of failure",
     "same --save": "Two runs with the same --save",

@@ -1,5 +1,5 @@
-"""Ctrl-C and SIGTERM at random places: the state is saved within one update, the exit code is 130
-or 143, and the resumed run ends as the one that nothing happened to."""
+"""Ctrl-C, SIGTERM and SIGHUP at random places: the state is saved within one update, the exit code
+is 130, 143 or 129, and the resumed run ends as the one that nothing happened to."""
 
 import signal
 
@@ -7,7 +7,7 @@ import pytest
 
 from tests.trust.runs import assert_same_run, events, step_of
 
-CODES = {"SIGINT": 130, "SIGTERM": 143}
+CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 WHERE = ("backward", "update", "save")
 
 
