@@ -32,6 +32,8 @@ SIGNATURES = {
     "lstm_bf16_forward": ("nnn ppp pppp n n", ("f32",)),
     "lstm_bf16_backward": ("nnn ppp pp ppp p n", ("f32",)),
     "has_bf16_instructions": ("-> n", ("f32",)),
+    "gates_forward": ("nnn ppp pp n", ("f32", "f64")),
+    "gates_backward": ("nnnn pppp pp ppp n", ("f32", "f64")),
     "draw_mask": ("n dd pp", ("f32",)),
     "rms_norm_forward": ("nnd n pp ppp n", ("f32",)),
     "rms_norm_backward": ("nnd n ppp ppp n", ("f32",)),

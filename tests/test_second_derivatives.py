@@ -26,6 +26,7 @@ from tnn.network import fused, fused_plain
 from tnn.network.grid import toeplitz_rows
 from tnn.network.norms import EPS, SimpleRMSNormByHand, rms_normalized
 from tnn.network.toeplitz import toeplitz_matrix, toeplitz_product
+from trellisnet.last_output import trellis_last
 from trellisnet.levels import trellis_levels
 from trellisnet.levels_plain import trellis_plain
 
@@ -96,6 +97,9 @@ OPERATIONS = of_kernels.OPERATIONS | {
     "trellis_levels": (lambda *i: trellis_levels(*i, None, (1, 2, 1), 3, 0, (0,)),
                        lambda *i: trellis_plain(*i, None, (1, 2, 1), 3, 0, (0,)),
                        [(6, 2, 4), (20, 4, 2), (20, 5, 2), (20,), (2, 5), (2, 5)]),
+    "trellis_last": (lambda *i: trellis_last(*i, None, (1, 1, 2, 4), 3)[::2],
+                     lambda *i: trellis_plain(*i, None, (1, 1, 2, 4), 3, 10)[::3],
+                     [(11, 2, 4), (20, 4, 2), (20, 5, 2), (20,), (2, 5), (2, 5)]),
 }
 
 

@@ -9,6 +9,7 @@ import functools
 import torch
 from torch import Tensor
 
+from kernels import library
 from kernels.forget_mult import has_triton
 
 _through_sigmoid = torch.ops.aten.sigmoid_backward
@@ -26,6 +27,10 @@ def gates_forward(a: Tensor, c_below: Tensor, mask: Tensor | None, dtype: torch.
         return gates_triton.forward(a, c_below, mask, dtype, part, more)
     for summand in (part, more):
         a = a if summand is None else a + summand
+    if by_library(a, c_below, mask):
+        c, h = torch.empty_like(c_below), torch.empty_like(c_below)
+        library.call("gates_forward", *sizes(c_below), a, c_below, mask, c, h)
+        return a, c, h.to(dtype)
     return eager_forward(a, c_below, mask, dtype)
 
 
@@ -49,9 +54,10 @@ def eager_forward(a: Tensor, c_below: Tensor, mask: Tensor | None, dtype: torch.
 def gates_backward(gates: Tensor, c_below: Tensor, c: Tensor, mask: Tensor | None, dh: Tensor,
                    dc: Tensor, dtype: torch.dtype, of_masked: bool = False,
                    total: Tensor | None = None, below: Tensor | None = None, first: int = 0,
-                   da_dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """From the gradients of h and c: those of a and c_below; and again masked h. of_masked: dh,
-    which may be overwritten, is of the masked h.
+                   da_dtype: torch.dtype | None = None, h_too: bool = True
+                   ) -> tuple[Tensor, Tensor, Tensor | None]:
+    """From the gradients of h and c: those of a and c_below; and again masked h, unless not h_too.
+    of_masked: dh, which may be overwritten, is of the masked h.
 
     On a GPU, where each of these would be a pass of its own: total, like the gates, gets the
     gradient of a added; below (2, time', N, H) becomes zero, but for the gradient of c_below from
@@ -61,7 +67,14 @@ def gates_backward(gates: Tensor, c_below: Tensor, c: Tensor, mask: Tensor | Non
 
         return gates_triton.backward(gates, c_below, c, mask, dh, dc, dtype, of_masked, total,
                                      below, first, da_dtype)
-    da, dc_below, h = eager_backward(gates, c_below, c, mask, dh, dc, dtype, of_masked)
+    if by_library(gates, c_below, mask, c, dh, dc):
+        da, dc_below = torch.empty_like(gates), torch.empty_like(c)
+        h = torch.empty_like(c) if h_too else None
+        library.call("gates_backward", *sizes(c), of_masked, gates, c_below, mask, c, dh, dc, da,
+                     dc_below, h)
+        h = None if h is None else h.to(dtype)
+    else:
+        da, dc_below, h = eager_backward(gates, c_below, c, mask, dh, dc, dtype, of_masked)
     if total is not None:
         total += da
     if below is not None:
@@ -84,9 +97,22 @@ def eager_backward(gates: Tensor, c_below: Tensor, c: Tensor, mask: Tensor | Non
 
 
 def on_gpu(x: Tensor) -> bool:
-    """Is there a Triton kernel for it? One pass over memory then, as torch.compile makes it on a
-    CPU."""
+    """Is there a Triton kernel for it? One pass over memory then."""
     return x.is_cuda and not torch.compiler.is_compiling() and has_triton()
+
+
+def by_library(*arrays: Tensor | None) -> bool:
+    """Is there a compiled kernel for them on the CPU? One pass over memory then, as torch.compile
+    would make it."""
+    given = [array for array in arrays if array is not None]
+    return (not torch.compiler.is_compiling() and library.available(*given)
+            and all(array.is_contiguous() for array in given))
+
+
+def sizes(c: Tensor) -> tuple[int, int, int]:
+    """R, N and H of kernels/cpp/gates.cpp."""
+    time, batch, size = c.shape
+    return time * batch, batch, size
 
 
 def _hidden(o: Tensor, tanh_c: Tensor, mask: Tensor | None) -> Tensor:

@@ -5,18 +5,29 @@ below, that one at every 256th position of the next, and so on: of 11 levels of 
 about two levels' worth are ever seen. Each level here computes its output at every S-th position
 counted from the last one. Leaving the other positions out changes no number.
 
-The equations are those of trellisnet.py; autograd differentiates them.
+The equations, forward and backward, are those of levels.py. What a position sees lies side by side
+(the taps of m h' and of x, a one), as do the weights that it meets (W2, W1, b): a level is one
+product, and so is each of its gradients. That takes a copy of h', but skipping would need one too.
 
 Notation: L time steps, t a position, N batch, E input and H hidden channels, k taps, d dilation,
-S stride, G positions that a level computes.
+S stride, G positions that a level computes; h', c', m and D as in levels.py.
 """
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import Function
+
+from kernels.product import add_product_, product, product_into
+from kernels.second_derivatives import plain_gradients
+from trellisnet.gates import gates_backward, gates_forward
+from trellisnet.levels_plain import trellis_plain
+
+ALIGNED = 8    # numbers: rows of a multiple of them are multiplied 1.1 times as fast
+BLOCK = 2048   # rows of gates, 4 MB at the published width
 
 
 def strides(dilations: tuple[int, ...]) -> list[int]:
@@ -37,67 +48,255 @@ def strides(dilations: tuple[int, ...]) -> list[int]:
     return found[::-1]
 
 
+class Look(NamedTuple):
+    """Where positions lie, so many steps back, among those that the level below computes: the first
+    `before` of them left of time 0, the others in these rows."""
+
+    before: int
+    rows: slice
+
+
+def looked_at(positions: Sequence[int], look: int, stride: int, steps: int) -> Look:
+    """`look` steps before each of the positions, where every `stride`-th one is kept, counted from
+    the last of `steps`. With steps = 9, stride = 2 and look = 2:
+
+        kept                  0   2   4   6   8
+        positions             0       4       8
+        seen          left of 0       2       6      one before position 0, then kept[1::2][:2]
+    """
+    first = (steps - 1) % stride                                        # position of kept[0]
+    before = sum(t < look for t in positions)                           # that look too far
+    count = len(positions) - before
+    if not count:
+        return Look(before, slice(0, 0))
+    step = (positions[1] - positions[0]) // stride if len(positions) > 1 else 1
+    start = (positions[before] - look - first) // stride
+    return Look(before, slice(start, start + (count - 1) * step + 1, step))
+
+
+def values(kept: Tensor, look: Look, initial: Tensor | None) -> Tensor:
+    """What is looked at (G, N, C) in kept (G', N, C); left of time 0 stands `initial` (N, C), or
+    zero."""
+    inside = kept[look.rows]
+    if not look.before:
+        return inside
+    pad = kept.new_zeros(()) if initial is None else initial
+    return torch.cat([pad.expand(look.before, *kept.shape[1:]), inside])
+
+
+def give(look: Look, dvalues: Tensor, dkept: Tensor | None, dinitial: Tensor | None) -> None:
+    """The backward of `values`: adds to the gradients of kept and initial, if they are wanted."""
+    if dkept is not None:
+        dkept[look.rows] += dvalues[look.before:]
+    if dinitial is not None and look.before:
+        dinitial += dvalues[:look.before].sum(0)
+
+
+def give_all(looks: list[Look], dvalues: Tensor, dkept: Tensor | None,
+             dinitial: Tensor | None) -> None:
+    """`give` for taps side by side."""
+    for look, part in zip(looks, dvalues.chunk(len(looks), -1), strict=True):
+        give(look, part, dkept, dinitial)
+
+
+class Looks(NamedTuple):
+    """Where a level looks: per tap at x and at h'; and at c'(t - d)."""
+
+    x: list[Look]
+    h: list[Look]
+    c: Look
+    seeing: int                # how many positions look left of time 0
+
+    @classmethod
+    def of(cls, steps: int, k: int, d: int, stride: int, stride_below: int) -> "Looks":
+        positions = range((steps - 1) % stride, steps, stride)
+        back = [(k - 1 - tap) * d for tap in range(k)]
+        return cls([looked_at(positions, look, 1, steps) for look in back],
+                   [looked_at(positions, look, stride_below, steps) for look in back],
+                   looked_at(positions, d, stride_below, steps),
+                   sum(t < back[0] for t in positions))
+
+
 def trellis_last(x: Tensor, weight1: Tensor, weight2: Tensor, bias: Tensor, h0: Tensor, c0: Tensor,
                  mask: Tensor | None, dilations: tuple[int, ...], nout: int
                  ) -> tuple[Tensor, Tensor, Tensor]:
     """Arguments as `trellis_plain`. Returns output (1, N, nout), h and c (N, H), all of the top
-    level at the last position."""
-    steps, batch, _ = x.shape
-    k = weight2.shape[-1]
-    kernel1 = weight1.permute(0, 2, 1).flatten(1)                       # (4H, k E)
-    kernel2 = weight2.permute(0, 2, 1).flatten(1)                       # (4H, k H)
-    h = c = None
-    stride_below = 1
-    for d, stride in zip(dilations, strides(dilations), strict=True):
-        stride = stride or steps
-        positions = range((steps - 1) % stride, steps, stride)
-        looks = [(k - 1 - tap) * d for tap in range(k)]                 # steps back, tap by tap
-        inputs = torch.cat([values_before(x, positions, look, None, 1, steps) for look in looks],
-                           -1)
-        a = F.linear(inputs, kernel1, bias)                             # (G, N, 4H)
-        seeing = positions
-        if h is None:  # below the first level there is nothing but the state left of time 0
-            h = c = h0.new_zeros(steps, batch, h0.shape[1])
-            seeing = [t for t in positions if t < looks[0]]
-        hidden = torch.cat([values_before(h, seeing, look, h0, stride_below, steps)
-                            for look in looks], -1)
-        if mask is not None:
-            hidden = hidden * mask.repeat(1, k)
-        a = add_to_first(a, F.linear(hidden, kernel2))
-        i, o, g, f = a.chunk(4, dim=-1)
-        c_delayed = values_before(c, positions, d, c0, stride_below, steps)
-        c = f.sigmoid() * c_delayed + i.sigmoid() * g.tanh()
-        h = o.sigmoid() * c.tanh()                                      # (G, N, H)
-        stride_below = stride
-    return h[:, :, -nout:], h[-1], c[-1]
+    level at the last position. Under autocast the products are in its dtype. Second derivatives are
+    those of `trellis_plain`."""
+    if torch.compiler.is_compiling():  # it cannot look into compiled kernels
+        return torch.compiler.disable(trellis_last)(x, weight1, weight2, bias, h0, c0, mask,
+                                                    dilations, nout)
+    device, given, dtype = x.device.type, (x, weight1, weight2, bias, h0, c0), x.dtype
+    if torch.is_autocast_enabled(device):
+        dtype, given = torch.get_autocast_dtype(device), tuple(t.float() for t in given)
+    with torch.autocast(device, enabled=False):
+        h, c = _Last.apply(*given, mask, dilations, dtype)
+    return h[None, :, -nout:], h, c
 
 
-def add_to_first(a: Tensor, part: Tensor) -> Tensor:
-    """a with `part` added to its first rows."""
-    if len(part) == len(a):
-        return a + part
-    return torch.cat([a[:len(part)] + part, a[len(part):]]) if len(part) else a
+class Forward:
+    """The levels of one call."""
+
+    def __init__(self, x, weight1, weight2, bias, h0, c0, mask, dilations, dtype):
+        self.x, self.h0, self.c0, self.mask, self.dtype = x, h0, c0, mask, dtype
+        self.steps, self.batch, self.k = len(x), len(h0), weight2.shape[2]
+        computed = [stride or self.steps for stride in strides(dilations)]
+        # Below the first level there is nothing; it looks there as if at every position.
+        self.looks = [Looks.of(self.steps, self.k, d, stride, below) for d, stride, below
+                      in zip(dilations, computed, [1, *computed], strict=False)]
+        self.masked_h0 = self.masked(h0)
+        taps2, taps1 = (w.permute(0, 2, 1).flatten(1) for w in (weight2, weight1))
+        self.at_x = taps2.shape[1]                                      # first column of x
+        self.at_one = self.at_x + taps1.shape[1]
+        zeros = bias.new_zeros(len(bias), -(self.at_one + 1) % ALIGNED)
+        self.weight = torch.cat([taps2, taps1, bias[:, None], zeros], 1).to(dtype)
+        # On a CPU so few positions at a time that their gates stay in its cache meanwhile.
+        self.block = self.steps if x.is_cuda else max(1, BLOCK // self.batch)
+
+    def masked(self, h: Tensor) -> Tensor:
+        return h if self.mask is None else h * self.mask
+
+    def mask_of(self, level: int) -> Tensor | None:
+        """What a level's h is multiplied by, for the level above."""
+        return self.mask if level < len(self.looks) - 1 else None
+
+    def blocks(self, positions: int) -> list[slice]:
+        return [slice(i, min(i + self.block, positions)) for i in range(0, positions, self.block)]
+
+    def level(self, level: int, h: Tensor | None, c: Tensor | None
+              ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """From the m h' and c' below, None under the first level: what backward needs, the level's
+        c, and its m h."""
+        looks, bottom = self.looks[level], c is None
+        seen = self.seen(looks, h)                                      # (G, N, columns)
+        a = self.x.new_empty(*seen.shape[:2], len(self.weight), dtype=self.dtype)
+        weight = self.weight[:, self.at_x if bottom else 0:].t()
+        below = self.c0.new_zeros(1, *self.c0.shape).expand(self.steps, -1, -1) if bottom else c
+        delayed = values(below, looks.c, self.c0).contiguous()
+        found = []
+        for block in self.blocks(len(a)):
+            product_into(a[block].flatten(0, 1), seen[block].flatten(0, 1), weight)
+            if bottom and block.start < looks.seeing:
+                few = self.initial(looks)[block]
+                a[block][:len(few)] += few @ self.weight[:, :self.at_x].t()
+            found.append(gates_forward(a[block].to(self.x.dtype), delayed[block],
+                                       self.mask_of(level), self.x.dtype))
+        gates, cells, outputs = zip(*found, strict=True)
+        c, h = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in (cells, outputs))
+        return [seen, delayed, c, *gates], c, h
+
+    def seen(self, looks: Looks, h: Tensor | None) -> Tensor:
+        """What the positions of a level see: the taps of h, if it is given, and of x, a one, and
+        zeros, with which the rows of every level are as long as the products like them."""
+        parts = [] if h is None else [values(h, look, self.masked_h0) for look in looks.h]
+        parts += [values(self.x, look, None) for look in looks.x]
+        one = self.x.new_zeros(self.weight.shape[1] - self.at_one)
+        one[:1] = 1
+        parts.append(one.expand(*parts[0].shape[:2], -1))
+        return torch.cat(parts, -1).to(self.dtype)
+
+    def initial(self, looks: Looks) -> Tensor:
+        """The taps of h' under the first level, where any of them reaches left of time 0."""
+        nothing = self.h0.new_zeros(1, *self.h0.shape)
+        return torch.cat([torch.cat([self.masked_h0.expand(look.before, -1, -1), nothing.expand(
+            looks.seeing - look.before, -1, -1)]) for look in looks.h], -1).to(self.dtype)
 
 
-def values_before(kept: Tensor, positions: Sequence[int], look: int, initial: Tensor | None,
-                  stride: int, steps: int) -> Tensor:
-    """The values `look` steps before each of the positions: (G, N, C).
+class Backward:
+    """The gradients, from the top level down."""
 
-    kept (G', N, C) holds every `stride`-th position, counted from the last of `steps`; left of
-    position 0 stands `initial` (N, C), or zero. With steps = 9, stride = 2 and look = 2:
+    def __init__(self, forward: Forward, x_too: bool):
+        self.forward, like = forward, forward.x
+        # Transposed: as (4H, few) the first level's takes four times as long.
+        self.dweight = like.new_zeros(*forward.weight.t().shape)
+        self.dx = torch.zeros_like(like) if x_too else None
+        self.d_masked_h0, self.dc0 = (torch.zeros_like(t) for t in (forward.h0, forward.c0))
 
-        kept                  0   2   4   6   8
-        positions             0       4       8
-        values at       initial       2       6      one before position 0, then kept[1::2][:2]
-    """
-    first = (steps - 1) % stride                                        # position of kept[0]
-    before = sum(t < look for t in positions)                           # that look too far
-    inside = kept[:0]
-    if before < len(positions):
-        step = positions[1] - positions[0] if len(positions) > 1 else stride
-        inside = kept[(positions[before] - look - first) // stride::step // stride]
-        inside = inside[:len(positions) - before]
-    if not before:
-        return inside
-    pad = kept.new_zeros(()) if initial is None else initial
-    return torch.cat([pad.expand(before, *kept.shape[1:]), inside])
+    def level(self, level: int, kept: Sequence[Tensor], dh: Tensor, dc: Tensor,
+              c_below: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """From the gradients of m h and c of a level to those of the level below, whose c it is
+        given."""
+        forward, (seen, delayed, c, *gates) = self.forward, kept
+        looks, bottom = forward.looks[level], c_below is None
+        column = forward.at_x if bottom else 0
+        wanted = slice(column, forward.at_one if self.dx is not None else forward.at_x)
+        dseen = c.new_empty(*c.shape[:2], wanted.stop - wanted.start, dtype=forward.dtype)
+        d_delayed = torch.empty_like(c)
+        for block, gates_ in zip(forward.blocks(len(c)), gates, strict=True):
+            da, d_delayed[block], _ = gates_backward(
+                gates_, delayed[block], c[block], forward.mask_of(level), dh[block], dc[block],
+                c.dtype, of_masked=True, h_too=False)
+            rows = da.flatten(0, 1).to(forward.dtype)
+            self.add_to_weight(column, rows, seen[block])
+            if bottom and block.start < looks.seeing:
+                self.initial(looks, block, rows)
+            if dseen.numel():
+                product_into(dseen[block].flatten(0, 1), rows, forward.weight[:, wanted])
+        dseen = dseen.to(c.dtype)
+        if self.dx is not None:
+            give_all(looks.x, dseen[..., forward.at_x - column:], self.dx, None)
+        if bottom:
+            give(looks.c, d_delayed, None, self.dc0)
+            return None, None
+        dh, dc = c_below.new_zeros(2, *c_below.shape)
+        give_all(looks.h, dseen[..., :forward.at_x], dh, self.d_masked_h0)
+        give(looks.c, d_delayed, dc, self.dc0)
+        return dh, dc
+
+    def initial(self, looks: Looks, block: slice, rows: Tensor) -> None:
+        """What the first positions of the first level say about h0 and its weights."""
+        forward = self.forward
+        few = forward.initial(looks)[block]
+        rows = rows[:few.shape[0] * few.shape[1]]
+        self.add_to_weight(0, rows, few)
+        dfew = product(rows, forward.weight[:, :forward.at_x]).to(few.dtype).view_as(few)
+        give_all([Look(max(look.before - block.start, 0), slice(0, 0)) for look in looks.h],
+                 dfew.to(self.d_masked_h0.dtype), None, self.d_masked_h0)
+
+    def add_to_weight(self, column: int, rows: Tensor, seen: Tensor) -> None:
+        """Adds to the gradient of the weights from that column on, which meet what is seen."""
+        into, seen = self.dweight[column:column + seen.shape[2]], seen.flatten(0, 1).t()
+        if rows.dtype == into.dtype:
+            add_product_(into, seen, rows)
+        else:
+            into += product(seen, rows)
+
+    def gradients(self) -> tuple:
+        """Of x, weight1, weight2, bias, h0, c0."""
+        forward = self.forward
+        weight2, weight1 = (
+            part.unflatten(0, (forward.k, -1)).permute(2, 1, 0)         # (4H, channels, k)
+            for part in (self.dweight[:forward.at_x], self.dweight[forward.at_x:forward.at_one]))
+        return (self.dx, weight1, weight2, self.dweight[forward.at_one],
+                forward.masked(self.d_masked_h0), self.dc0)
+
+
+class _Last(Function):
+    @staticmethod
+    def forward(ctx, x, weight1, weight2, bias, h0, c0, mask, dilations, dtype):
+        given = x, weight1, weight2, bias, h0, c0, mask
+        run, h, c, kept = Forward(*given, dilations, dtype), None, None, []
+        ctx.counts = []
+        for level in range(len(dilations)):
+            found, c, h = run.level(level, h, c)
+            kept += found
+            ctx.counts.append(len(found))
+        ctx.save_for_backward(*given, *kept)
+        ctx.dilations, ctx.dtype = dilations, dtype
+        return h[0], c[0].clone()
+
+    @staticmethod
+    def backward(ctx, dh, dc):
+        given, kept = ctx.saved_tensors[:7], iter(ctx.saved_tensors[7:])
+        with torch.autocast(given[0].device.type, enabled=False):
+            if torch.is_grad_enabled():  # create_graph=True: what follows leaves no graph
+                def plain(*g):
+                    return trellis_plain(*g, ctx.dilations, 1, len(g[0]) - 1)[2:]
+                return *plain_gradients(plain, given, (dh, dc)), None, None
+            run = Backward(Forward(*given, ctx.dilations, ctx.dtype), ctx.needs_input_grad[0])
+            dh, dc = dh[None].contiguous(), dc[None].contiguous()
+            levels = [[next(kept) for _ in range(count)] for count in ctx.counts]
+            while levels:
+                found = levels.pop()
+                dh, dc = run.level(len(levels), found, dh, dc, levels[-1][2] if levels else None)
+            return *run.gradients(), None, None, None

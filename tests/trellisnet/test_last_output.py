@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from trellisnet.last_output import strides, trellis_last, values_before
+from trellisnet import last_output
+from trellisnet.last_output import give, looked_at, strides, trellis_last, values
 from trellisnet.trellisnet import trellis_plain
 
 
@@ -14,14 +15,25 @@ def test_strides():
     assert strides((5,)) == [0]
 
 
-def test_values_before():
-    """The drawing in values_before(): every second of nine positions is kept, two steps back."""
+def test_values():
+    """The drawing in looked_at(): every second of nine positions is kept, two steps back."""
     kept = torch.tensor([0.0, 2, 4, 6, 8]).view(5, 1, 1)
     initial = torch.full((1, 1), -1.0)
-    found = values_before(kept, range(0, 9, 4), 2, initial, stride=2, steps=9)
-    assert found.flatten().tolist() == [-1, 2, 6]
-    assert values_before(kept, [8], 8, initial, 2, 9).item() == 0
-    assert values_before(kept, [8], 9, initial, 2, 9).item() == -1
+
+    def found(positions, look):
+        return values(kept, looked_at(positions, look, stride=2, steps=9), initial)
+    assert found(range(0, 9, 4), 2).flatten().tolist() == [-1, 2, 6]
+    assert found([8], 8).item() == 0
+    assert found([8], 9).item() == -1
+
+
+def test_give():
+    """Where a value was taken its gradient goes back to."""
+    look = looked_at(range(0, 9, 4), 2, stride=2, steps=9)
+    dkept, dinitial = torch.zeros(5, 1, 1), torch.zeros(1, 1)
+    give(look, torch.tensor([10.0, 20, 30]).view(3, 1, 1), dkept, dinitial)
+    assert dkept.flatten().tolist() == [0, 20, 0, 30, 0]
+    assert dinitial.item() == 10
 
 
 @pytest.mark.parametrize(("dilations", "kernel", "steps", "with_mask"), [
@@ -56,3 +68,29 @@ def test_equals_plain(dilations, kernel, steps, with_mask):
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
     for ours, theirs in zip(gradients(fast), gradients((out, h, c)), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("block", [1, 2, 7])
+def test_blocks_of_positions_change_nothing(monkeypatch, block):
+    """Nor does a first block that sees h0 in part, or the next one too."""
+    monkeypatch.setattr(last_output, "BLOCK", 3 * block)  # a batch of three
+    test_equals_plain((2, 6, 3), 3, 29, True)
+    test_equals_plain((1, 1, 2, 4, 8), 2, 29, False)
+
+
+def test_products_in_half_precision():
+    """Under autocast, sums and results in float32: near those of float32, and not the same."""
+    torch.manual_seed(3)
+    given = [torch.randn(15, 3, 2), 0.3 * torch.randn(20, 2, 2), 0.3 * torch.randn(20, 5, 2),
+             torch.randn(20), torch.randn(3, 5), torch.randn(3, 5)]
+    results = []
+    for enabled in (False, True):
+        leaves = [t.clone().requires_grad_() for t in given]
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out, h, c = trellis_last(*leaves, None, (1, 1, 2, 4, 8), 4)
+        (out.sum() + c.sum()).backward()
+        results.append([out, h, c, *(t.grad for t in leaves)])
+    for single, half in zip(*results, strict=True):
+        assert half.dtype == torch.float32
+        assert not torch.equal(single, half)
+        torch.testing.assert_close(half, single, atol=0.05 * single.abs().max().item(), rtol=0)
