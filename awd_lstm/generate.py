@@ -6,7 +6,6 @@
 
 import argparse
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 if __package__ in (None, ""):
@@ -60,6 +59,7 @@ from common.splitcross import SplitCrossEntropyLoss
 from harness.endings import BadInput, bad_input
 from harness.keeper import Keeper
 from harness.notices import notice
+from harness.outputs import check_output, text_output
 from kernels.transfer import sent
 from texts.vocabulary import ids_of
 
@@ -113,23 +113,20 @@ def start_of(args: argparse.Namespace, dictionary: Dictionary) -> Tensor:
 
 def write(args: argparse.Namespace, words, start: list[str]) -> None:
     """Writes words as they come, 20 a line, after those of the prompt; reports on the progress."""
-    to_stdout = args.outf == "-"
-    with ExitStack() as stack:
-        with bad_input("--outf: "):
-            out = stack.enter_context(open(1 if to_stdout else args.outf, "w", encoding="utf-8",
-                                           closefd=not to_stdout))
+    progress = sys.stderr if args.outf == "-" else sys.stdout
+    with text_output(args.outf) as out:
         out.writelines(f"{word} " for word in start)
         for i, word in enumerate(words):
             out.write(word + ("\n" if i % 20 == 19 else " "))
             if i % args.log_interval == 0:
-                print(f"| Generated {i}/{args.words} words",
-                      file=sys.stderr if to_stdout else sys.stdout)
+                print(f"| Generated {i}/{args.words} words", file=progress)
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with Keeper("awd_lstm/generate.py", args, writes=False) as keeper:
         fabric = keeper.fabric
+        check_output("--outf", args.outf, args.checkpoint)
         with bad_input("--checkpoint: "):
             model, criterion, facts = load_model(args.checkpoint)
         if said := flags.overruled(args, {"model": model.rnn_type}):

@@ -51,6 +51,7 @@ from torch import Tensor
 
 from harness.endings import bad_input, orderly_exit
 from harness.machine import make_fabric
+from harness.outputs import check_output, text_output
 from texts.vocabulary import ids_of
 from texts.words import EOS
 from trellisnet.lm import TrainingLoss
@@ -133,17 +134,14 @@ def prompt_ids(prompt: str, spaced: bool, vocabulary: list[str]) -> list[int]:
 
 
 def run(args: Namespace) -> None:
+    check_output("--outf", args.outf, args.load)
     fabric = make_fabric(args)
     trained = load_trained("--load", args.load, args, fabric)
     spaced = trained.task != "char_PTB"
     start = prompt_ids(args.prompt, spaced, trained.words)
     torch.manual_seed(args.seed)  # building the model has drawn from the stream
     between = " " if spaced else ""
-    to_stdout = args.outf == "-"
-    with bad_input("--outf: "):
-        file = open(1 if to_stdout else args.outf, "w", encoding="utf-8",  # noqa: SIM115
-                    closefd=not to_stdout)
-    with file as out, fabric.autocast():
+    with text_output(args.outf) as out, fabric.autocast():
         out.write(args.prompt + between if args.prompt else "")
         for word in generate(trained.loss, start, args.words, args.temperature, args.top_k):
             token = trained.words[word]

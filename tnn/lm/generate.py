@@ -8,7 +8,6 @@ window and etsc are recurrences (network/recurrence.py); full computes everythin
 token: the reference. Prints prompt and continuation, and tokens per second on the error output.
 """
 
-import os
 import sys
 import time
 from argparse import Namespace
@@ -55,7 +54,7 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
-from harness import files
+from harness.outputs import check_output, text_output
 from tnn.lm.checkpoint import DECODER, load
 from tnn.network.recurrence import MEMORIES
 
@@ -129,16 +128,6 @@ def codec(folder: str | None) -> tuple[Callable[[str], list[str]], Callable[[lis
             lambda words: bpe.decode([int(word) for word in words if word.isdigit()]))
 
 
-def check_outf(path: Path) -> None:
-    """Raises BadInput unless a file can be written there: better now than after the work."""
-    if path.exists() and not path.is_file():
-        raise BadInput(f"--outf {path} is not a file: give another name")
-    if not path.parent.is_dir():
-        raise BadInput(f"--outf {path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise BadInput(f"--outf {path}: the folder {path.parent} is read-only")
-
-
 def prompt_ids(dictionary: "Dictionary", words: list[str]) -> list[int]:
     """The end of a line, which every text begins behind, and the ids of the prompt's words."""
     missing = [word for word in words if word not in dictionary]
@@ -157,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with orderly_exit("generate.py"):
         if args.outf:
-            check_outf(Path(args.outf))
+            check_output("--outf", args.outf, args.checkpoint)
         encode, decode = codec(args.bpe)
         model, task = load(args.checkpoint, args.data, DECODER)
         with bad_input(f"{args.checkpoint}: "):
@@ -172,7 +161,8 @@ def main(argv: list[str] | None = None) -> None:
         text = text_of(dictionary, out[0, 1:].tolist(), decode)
         print(text)
         if args.outf:
-            files.replace(args.outf, lambda file: file.write(f"{text}\n".encode()))
+            with text_output(args.outf) as file:
+                file.write(f"{text}\n")
         print(f"{args.tokens / seconds:.1f} tokens/s", file=sys.stderr)
 
 
