@@ -143,7 +143,8 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> flags.Name
     flags.rate_of_adaptive(args, args.optim)
     flags.check(parser, args, rates=RATES, most={"nlevels": 10_000},
                 positive=("emsize", "nhid", "nout", "nlevels", "ksize", "horizon"),
-                not_negative=("wdecay", "anneal", "checkpoint_levels", "seq_len", "n_experts"))
+                not_negative=("wdecay", "anneal", "checkpoint_levels", "seq_len", "n_experts",
+                              "alpha", "beta"))
     if min(args.dilation) < 1:
         parser.error("--dilation must be at least 1")
     if args.fir and args.ksize != 2:

@@ -41,6 +41,7 @@ def refused(name, capsys, *flags, code=2, folder=None):
     ("seq", "--wdrop -0.1", "--wdrop must be in"),
     ("char", "--lr 0", "--lr must be positive"),
     ("word", "--anneal -1", "--anneal must not be negative"),
+    ("word", "--alpha -1", "--alpha must not be negative"),
     ("word", "--max-steps -1", "--max-steps must not be negative"),
     ("seq", "--dilation 1 0", "--dilation must be at least 1"),
     ("seq", "--fir --ksize 3", "--fir is for --ksize 2, not 3"),

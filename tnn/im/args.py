@@ -151,13 +151,20 @@ def our_flags(g) -> None:
 
 
 def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    flags.check(p, args, positive=("input_size", "accumulate", "recount"),
+    flags.check(p, args, positive=("input_size", "accumulate", "recount", "decay_epochs",
+                                   "lr_noise_pct"),
                 not_negative=("mixup", "cutmix", "weight_decay", "warmup_epochs", "warmup_lr",
-                              "min_lr", "num_workers", "start_epoch"),
+                              "min_lr", "num_workers", "start_epoch", "patience_epochs", "opt_eps",
+                              "lr_noise_std", "color_jitter", "clip_grad", "momentum"),
                 rates=("stochastic_depth",), most={"recount": MOST_BOXES}, shared_batch=False)
     for name in ("reprob", "mixup_prob", "mixup_switch_prob", "hflip", "smoothing", "model_ema"):
         if not 0 <= getattr(args, name) <= 1:
             p.error(f"{flags.typed(args, name)} must be in [0, 1], not {getattr(args, name)}")
+    if not 0 < args.decay_rate < 1:
+        p.error(f"--decay-rate must be in (0, 1), not {args.decay_rate}")
+    if args.lr_noise_pct < args.lr_noise_std / 1000:  # timm draws until it is below the limit
+        p.error(f"--lr-noise-pct {args.lr_noise_pct} is so small against --lr-noise-std "
+                f"{args.lr_noise_std} that next to no noise is below it")
     if args.opt_betas is not None and len(args.opt_betas) < 2:
         p.error("--opt-betas: optimisers have two or more of them")
     if args.cutmix_minmax is not None:

@@ -149,9 +149,12 @@ def load_for_evaluation(run: Run, path: str | None) -> None:
 def finetune(model: nn.Module, source: str, say) -> None:
     """Weights from a file or URL; what does not fit the head is left out, and what is missing
     stays as it is (strict=False, as in the original). Raises BadInput."""
-    if source.startswith("https"):
-        content = torch.hub.load_state_dict_from_url(source, map_location="cpu", check_hash=True,
-                                                     weights_only=True)
+    if source.startswith(("https://", "http://")):
+        try:
+            content = torch.hub.load_state_dict_from_url(source, map_location="cpu",
+                                                         check_hash=True, weights_only=True)
+        except (OSError, RuntimeError, ValueError) as error:  # no network; another file
+            raise BadInput(f"--finetune {source}: {' '.join(str(error).split())[:300]}") from error
     else:
         with bad_input("--finetune: "):
             content = files.read(source, safe=(Namespace,))

@@ -33,6 +33,7 @@ import math
 import torch
 from torch import Tensor
 
+from tnn.network.activations import activation, identity
 from tnn.network.tno import Tno
 from tnn.network.toeplitz import HALF, fft_length, toeplitz_product
 from tnn.network.toeplitz_cpu import CACHE
@@ -181,7 +182,7 @@ class StateSpace(_Memory):
 
     def __init__(self, tno: Tno, longest: int):
         _check(tno)
-        if tno.act_type != "none":
+        if activation(tno.act_type) is not identity:
             raise ValueError(f"StateSpace: act_type {tno.act_type} acts on decayed coefficients")
         super().__init__(_flat(tno.coefficients(longest)), longest)
         self.m = m = fft_length(longest + 1, 1)

@@ -210,6 +210,11 @@ def test_kill_loses_no_more_than_the_interval(data):
     (["--input-size", "4"], "images of 4 x 4 pixels are not made of patches"),
     (["--aa", "nonsense"], "--aa nonsense: Unknown AA policy"),
     (["--cutmix-minmax", "0.5", "0.5"], "--cutmix-minmax 0.5 0.5: give two shares"),
+    (["--finetune", "http://127.0.0.1:9/x.pth"], "--finetune http://127.0.0.1:9/x.pth: <urlopen"),
+    (["--sched", "plateau", "--decay-rate", "1"], "--decay-rate must be in (0, 1), not 1.0"),
+    (["--sched", "step", "--decay-epochs", "0"], "--decay-epochs must be positive"),
+    (["--lr-noise", "0.1", "--lr-noise-pct", "-1"], "--lr-noise-pct must be positive"),
+    (["--lr-noise", "0.1", "--lr-noise-pct", "1e-9"], "--lr-noise-pct 1e-09 is so small"),
     (["--cutmix-minmax", "0", "1e30"], "--cutmix-minmax 0 1e+30: give two shares")],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "")
 def test_flags_that_do_not_go_together_are_one_line(data, capsys, flags, reason):

@@ -28,7 +28,8 @@ def whole(tno, v):
 
 
 @pytest.mark.parametrize("name", MEMORIES)
-@pytest.mark.parametrize("options", [{}, {"use_decay": False}, {"use_multi_decay": True}])
+@pytest.mark.parametrize("options", [{}, {"use_decay": False}, {"use_multi_decay": True},
+                                     {"act_type": "None"}])
 @pytest.mark.parametrize(("n", "prompt"), [(1, 1), (2, 1), (33, 1), (34, 20), (64, 63)])
 @torch.no_grad()
 def test_equals_the_whole_sequence(blocks, name, options, n, prompt):
