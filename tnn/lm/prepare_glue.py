@@ -26,7 +26,7 @@ if __package__ in (None, ""):
 from harness import flags
 from harness.endings import BadInput, bad_input, clear_up_on_signals, orderly_exit
 from harness.home import home
-from tnn.lm.prepare_text import put_in_place
+from tnn.lm.prepare_text import new_folder
 
 TNN = home(str(Path(__file__).parent))
 # inputs and label
@@ -235,12 +235,8 @@ def main(argv: list[str] | None = None) -> None:
         if not dictionary.is_file():
             raise BadInput(f"no dictionary {dictionary}: the one that the model was trained with")
         found = read_all(args.task, args.glue)
-        args.out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=args.out, prefix=f".{out.name}.") as folder:
-            part = Path(folder) / "data"
-            part.mkdir()
+        with new_folder(out) as part:
             write(args.task, found, args.bpe, dictionary, part)
-            put_in_place(part, out)
         print(f"prepared: {out}")
 
 

@@ -16,6 +16,8 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,7 +103,7 @@ def check_place(text: Path, out: Path) -> None:
         foreign = sorted(p.name for p in out.iterdir() if p.name not in RESULT)
         if foreign:
             raise BadInput(f"OUT {out} holds other files ({foreign[0]}): give a new folder")
-    elif os.path.lexists(out):
+    elif os.path.exists(out):
         raise BadInput(f"OUT {out} is not a folder")
 
 
@@ -190,6 +192,23 @@ def prepare(args: argparse.Namespace, texts: dict[str, Path], part: Path) -> Non
     (part / MARK).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to make the data in, on the disk of `out`; afterwards they are `out`. A link stays:
+    it may lead to another disk. Raises BadInput if nothing can be made there."""
+    out = Path(os.path.realpath(out)) if out.is_symlink() else out
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        hidden = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.")
+    except OSError as error:
+        raise BadInput(f"{out}: {error.strerror}: {error.filename}") from error
+    with hidden as folder:
+        part = Path(folder) / "data"
+        part.mkdir()
+        yield part
+        put_in_place(part, out)
+
+
 def put_in_place(part: Path, out: Path) -> None:
     """Renames the finished folder; one that is there already is kept as OUT.old, OUT.old2, ..."""
     if out.is_dir() and not any(out.iterdir()):
@@ -211,12 +230,8 @@ def main(argv: list[str] | None = None) -> None:
         check_place(text, out)
         check_dictionary(args.dict)
         texts = find_texts(text)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-            part = Path(folder) / "data"
-            part.mkdir()
+        with new_folder(out) as part:
             prepare(args, texts, part)
-            put_in_place(part, out)
         print(f"prepared: {out}")
 
 

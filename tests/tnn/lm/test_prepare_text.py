@@ -116,6 +116,24 @@ def test_a_link_to_the_texts_is_the_texts(prepare, text, tmp_path):
     assert "must lie apart" in prepare(text, tmp_path / "link", code=2)
 
 
+def test_a_link_to_another_disk_stays(prepare, text, tmp_path):
+    """Empty, filled, or leading to what is not there yet: the data lie behind it."""
+    disk, link = tmp_path / "disk/data", tmp_path / "out"
+    link.symlink_to(disk)
+    prepare(text, link)
+    before = contents(disk)
+    prepare(text, f"{link}/")
+    assert link.is_symlink()
+    assert contents(disk) == before
+    assert sorted(path.name for path in disk.parent.iterdir()) == ["data", "data.old"]
+
+
+def test_a_place_where_nothing_can_be_made_is_named(prepare, text, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    line = prepare(text, tmp_path / "file/out", code=2)
+    assert line.startswith(f"prepare_lm_data.sh: {tmp_path}/file/out: ")
+
+
 def test_a_folder_of_the_users_is_refused(prepare, text, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()

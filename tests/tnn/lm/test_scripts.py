@@ -134,7 +134,7 @@ def test_a_signal_in_the_midst_of_a_smoke_run_reaches_the_command(signum):
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_a_reader_that_closes_the_pipe_costs_the_log_no_line(code, tmp_path):
-    """`bash train_alm.sh ... | head -1`: Python writes on, into the log, and its exit code stays."""
+    """`bash train_alm.sh ... | head -1`: Python writes on into the log, and its exit code stays."""
     writes = f"seq 50000; echo last >&2; exit {code}"
     with subprocess.Popen(sourced('logged run bash -c "$1"', writes), text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE,
