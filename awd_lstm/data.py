@@ -116,12 +116,22 @@ class Corpus:
         return other
 
     def _tokenise(self, texts: dict[str, Path], folder: Path) -> Path:
-        """Writes the arrays to a temporary folder, renames it to `folder`; returns their place."""
+        """Makes the arrays in `folder`, or where there is room for them; returns their place."""
         shutil.rmtree(folder, ignore_errors=True)  # a damaged cache
-        parent = _writable(folder.parent, folder.name)
-        work = parent / f"part-{os.getpid()}-{secrets.token_hex(4)}"
+        if not _writable(folder.parent, folder.name):
+            why = "cannot be written by this user"
+            return self._make(texts, _temporary(self.path, why) / folder.name)
+        try:
+            return self._make(texts, folder)
+        except OSError as error:
+            if error.filename in map(str, texts.values()):  # it was the reading
+                raise
+            return self._make(texts, _temporary(self.path, f"has no room ({error})") / folder.name)
+
+    def _make(self, texts: dict[str, Path], target: Path) -> Path:
+        """Writes the arrays to a folder beside `target` and renames it; returns `target`."""
+        work = target.parent / f"part-{os.getpid()}-{secrets.token_hex(4)}"
         work.mkdir()  # as open to others as the user's umask has it; mkdtemp's is for one alone
-        target = parent / folder.name
         try:
             self._write(texts, work)
             with contextlib.suppress(OSError):  # another process was faster with the same texts
@@ -144,19 +154,21 @@ class Corpus:
         (work / "meta.json").write_text(json.dumps({"rules": RULES, "sha256": files}))
 
 
-def _writable(parent: Path, name: str) -> Path:
-    """`parent`, or a temporary folder if the data folder is read-only, or `name` in it is another
-    user's who lets nobody read it (said on stderr)."""
+def _writable(parent: Path, name: str) -> bool:
+    """Can `name` be made in `parent`? Not in a read-only folder, nor where it is another user's who
+    lets nobody read it."""
     try:
         parent.mkdir(exist_ok=True)
-        if os.access(parent, os.W_OK) and not os.path.lexists(parent / name):
-            return parent
     except OSError:
-        pass
+        return False
+    return os.access(parent, os.W_OK) and not os.path.lexists(parent / name)
+
+
+def _temporary(data: Path, why: str) -> Path:
+    """A folder elsewhere, for this run alone; said on stderr."""
     temporary = Path(tempfile.mkdtemp(prefix="corpus-"))
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    print(f"{parent.parent} cannot be written by this user: tokenised copy in {temporary}",
-          file=sys.stderr)
+    print(f"{data} {why}: tokenised copy in {temporary}", file=sys.stderr)
     return temporary
 
 

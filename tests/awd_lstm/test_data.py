@@ -241,6 +241,22 @@ def test_read_only_folder(folder, monkeypatch, capsys):
     assert tokens(corpus, "valid") == ["a", "cat", "<eos>"]
 
 
+def test_a_full_disk_of_the_data(folder, monkeypatch, capsys):
+    """No cache there, nothing worse. NumPy's error of a short write has no number."""
+    own, places = data._narrow, []
+
+    def full(part, target, dtype):
+        places.append(target)
+        if folder in target.parents:
+            raise OSError("809 requested and 512 written")
+        own(part, target, dtype)
+    monkeypatch.setattr(data, "_narrow", full)
+    assert tokens(Corpus(folder), "valid") == ["a", "cat", "<eos>"]
+    assert len(places) == 4
+    assert "has no room (809 requested" in capsys.readouterr().err
+    assert list((folder / CACHE).iterdir()) == []
+
+
 def test_no_place_for_the_cache(folder, capsys):
     (folder / CACHE).write_text("in the way")
     assert tokens(Corpus(folder), "valid") == ["a", "cat", "<eos>"]
