@@ -23,6 +23,8 @@ from torchvision import datasets, transforms
 
 from tnn.inputs import DamagedPicture, cifar10, digest, leave_signals, picture_loader
 
+SMALL = 32   # an --input-size up to which pictures are not resized
+BORDER = 4   # around those, before one is cut in training
 GETDATA = {"CIFAR10": "cifar10", "DIGITS": "digits"}
 
 
@@ -188,8 +190,8 @@ def train_transform(args: Namespace) -> Callable:
         auto_augment=args.aa or None, interpolation=args.train_interpolation, hflip=args.hflip,
         re_prob=args.reprob, re_mode=args.remode, re_count=args.recount,
         mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD)
-    if args.input_size <= 32:
-        transform.transforms[0] = transforms.RandomCrop(args.input_size, padding=4)
+    if args.input_size <= SMALL:
+        transform.transforms[0] = transforms.RandomCrop(args.input_size, padding=BORDER)
     for step in transform.transforms:
         for operation in getattr(step, "ops", ()):
             if operation.name.startswith("Posterize"):
@@ -206,7 +208,7 @@ def posterize(image: Image.Image, bits: int, **unused) -> Image.Image:
 
 def eval_transform(size: int) -> Callable:
     """PIL image -> tensor: the middle 224 / 256 of the short side; small images as they are."""
-    crop = [] if size <= 32 else [
+    crop = [] if size <= SMALL else [
         transforms.Resize(int(256 / 224 * size), transforms.InterpolationMode.BICUBIC),
         transforms.CenterCrop(size)]
     return transforms.Compose([*crop, transforms.ToTensor(),
@@ -253,32 +255,51 @@ class EpochSampler(Sampler):
             yield Item(order[place], place, self.epoch)
 
 
-class Augmented(Dataset):
-    """Item -> (tensor, label), the transform's random numbers made from (seed, epoch, place)."""
+def of_another_size(pictures: Dataset, i: int, size: tuple[int, int], wanted: str
+                    ) -> DamagedPicture:
+    where = pictures.samples[i][0] if isinstance(pictures, PictureFiles) else f"picture {i}"
+    return DamagedPicture(where, f"{size[0]} x {size[1]} pixels, {wanted}")
 
-    def __init__(self, pictures: Dataset, transform: Callable, seed: int):
+
+class Augmented(Dataset):
+    """Item -> (tensor, label), the transform's random numbers made from (seed, epoch, place).
+    least: pixels that a side must have."""
+
+    def __init__(self, pictures: Dataset, transform: Callable, seed: int, least: int = 0):
         self.pictures, self.transform, self.seed = pictures, transform, seed
+        self.least = least
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, item: Item):
+        """Raises DamagedPicture."""
         picture, label = self.pictures[item.index]
+        if min(picture.size) < self.least:
+            raise of_another_size(self.pictures, item.index, picture.size,
+                                  f"too few for --input-size {self.least + 2 * BORDER}")
         with own_randomness(self.seed, item.epoch, item.place):
             return self.transform(picture), label
 
 
 class Plain(Dataset):
-    """index -> (tensor, label)."""
+    """index -> (tensor, label). one_size: that of the first, since none is resized."""
 
-    def __init__(self, pictures: Dataset, transform: Callable):
-        self.pictures, self.transform = pictures, transform
+    def __init__(self, pictures: Dataset, transform: Callable, one_size: bool = False):
+        self.pictures, self.transform, self.one_size = pictures, transform, one_size
+        self.size: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def __getitem__(self, i: int):
+        """Raises DamagedPicture."""
         picture, label = self.pictures[i]
+        if self.one_size:
+            self.size = self.size or self.pictures[0][0].size
+            if picture.size != self.size:
+                raise of_another_size(self.pictures, i, picture.size,
+                                      "the first has {} x {}".format(*self.size))
         return self.transform(picture), label
 
 
@@ -310,8 +331,10 @@ def loaders(args: Namespace, train: Dataset, val: Dataset, rank: int,
               # A generator of its own: else each epoch would draw from torch's.
               "generator": torch.Generator()}
     sampler = EpochSampler(len(train), rank, replicas, 3 if args.repeated_aug else 1)
-    train = Augmented(train, train_transform(args), args.seed)
+    small = args.input_size <= SMALL
+    train = Augmented(train, train_transform(args), args.seed,
+                      args.input_size - 2 * BORDER if small else 0)
     shared = range(rank, len(val), replicas) if args.dist_eval else range(len(val))
-    val = Plain(val, eval_transform(args.input_size))
+    val = Plain(val, eval_transform(args.input_size), one_size=small)
     return (picture_loader(train, sampler=sampler, drop_last=True, **common),
             picture_loader(val, sampler=shared, **common))

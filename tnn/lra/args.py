@@ -143,7 +143,8 @@ def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
                                    "train_limit", "eval_limit"),
                 not_negative=("warmup", "weight_decay", "dpb_layers", "tno_max_l", "workers"),
                 rates=("dropout", "position_dropout", "val_split"),
-                most={"n_layers": MOST_LAYERS, "dpb_layers": MOST_LAYERS}, shared_batch=False)
+                most={"n_layers": MOST_LAYERS, "dpb_layers": MOST_LAYERS, "gamma": 1},
+                shared_batch=False)
     for name in ("expand_tno", "expand_glu"):
         width = args.d_model * getattr(args, name)
         if not 1 <= width < 2**31:

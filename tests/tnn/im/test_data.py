@@ -23,7 +23,7 @@ from tnn.im.data import (
     train_transform,
 )
 from tnn.im.mixup import Mixup
-from tnn.inputs import batches
+from tnn.inputs import DamagedPicture, batches
 
 
 def args(folder, data_set, *more):
@@ -164,6 +164,25 @@ def test_posterize_down_to_black():
     with own_randomness(0):
         for _ in range(20):  # full magnitude: Pillow refuses to keep no bits at all
             assert full(image.resize((32, 32))).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize(("part", "said"), [
+    ("train", "2 x 2 pixels, too few for --input-size 16"),
+    ("val", "2 x 2 pixels, the first has 8 x 8")])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_fits_no_batch_is_named(part, said, workers, tmp_path):
+    """Small ones are not resized: in a batch with others its size was a traceback."""
+    for split in ("train", "val"):
+        for name in "abc":
+            picture(tmp_path / split / "dog" / f"{name}.png", (0, 0, 0))
+    odd = tmp_path / part / "dog/b.png"
+    Image.new("RGB", (2, 2)).save(odd)
+    given = args(tmp_path, "IMNET", "--input-size", "16", "--batch-size", "3", "--num_workers",
+                 str(workers), "--aa", "", "--mixup", "0", "--cutmix", "0")
+    sets = load_sets(given)
+    loader = loaders(given, sets.train, sets.val, 0, 1)[part == "val"]
+    with pytest.raises(DamagedPicture, match=f"{odd}: {said}"):
+        list(batches(loader))
 
 
 def test_small_images_are_not_resized():
