@@ -25,7 +25,8 @@ FREE_ON_RESUME = frozenset({
     "save", "resume", "load", "data", "log_dir", "epochs", "max_steps", "log_interval",
     "save_interval", "device", "devices", "cuda", "cuda_graphs", "eval", "workers"})
 
-ADAPTIVE = frozenset({"adam", "adamax", "adamw", "nadam", "radam", "rmsprop"})
+ADAPTIVE = frozenset({"adafactor", "adagrad", "adam", "adamax", "adamw", "nadam", "radam",
+                      "rmsprop"})
 HIGH_RATE = 0.1  # of these optimisers
 
 

@@ -117,7 +117,7 @@ class Run:
             try:
                 self.optimizer = machine.fused(getattr(torch.optim, name), self.fabric, params,
                                                lr=lr, weight_decay=wdecay)
-            except (AttributeError, TypeError) as error:
+            except (AttributeError, TypeError, ValueError) as error:
                 raise BadInput(f"--optim {name} cannot be used: {error}") from error
         self.progress.optimizer = name
 

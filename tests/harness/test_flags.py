@@ -171,6 +171,7 @@ def test_tuples_and_lists_are_one():
 
 @pytest.mark.parametrize(("typed", "rate", "said"), [
     (["--optimizer", "adam"], 1e-3, "adam without --lr: 0.001; the default 30 is for SGD\n"),
+    (["--optimizer", "Adagrad"], 1e-3, "Adagrad without --lr: 0.001; the default 30 is for SGD\n"),
     (["--optimizer", "AdamW", "--lr", "30"], 30,
      "AdamW with --lr 30.0 will diverge; usual is 1e-3\n"),
     (["--optimizer", "adam", "--lr", "0.01"], 0.01, ""),
