@@ -253,3 +253,14 @@ def test_numbers_that_make_no_sense_are_one_line(flags, tmp_path, capsys):
     assert run(tmp_path / "out", *flags) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_an_empty_listing_is_refused_and_copies_of_one_are_none(tmp_path):
+    (tmp_path / "metadata").mkdir()
+    for name, text in (("1.npy", ""), ("0.npy", "imgs/0 a.png 0 1\n"), ("0 (copy).npy", "x")):
+        (tmp_path / "metadata" / name).write_text(text)
+    listings = pathfinder.listings_of(tmp_path)
+    assert [path.name for path in listings] == ["0.npy", "1.npy"]
+    assert pathfinder.image_files(listings[:1]) == ([tmp_path / "imgs/0/a.png"], [1])
+    with pytest.raises(ValueError, match=f"{listings[1]} is empty"):
+        pathfinder.image_files(listings)

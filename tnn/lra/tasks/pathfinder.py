@@ -114,7 +114,8 @@ def sizes(total: int) -> list[int]:
 
 def listings_of(below: Path, remedy: str = "") -> list[Path]:
     """A set's metadata/<k>.npy by growing integer k. Raises FileNotFoundError."""
-    listings = sorted((below / "metadata").glob("[0-9]*.npy"), key=lambda path: int(path.stem))
+    listings = sorted((path for path in (below / "metadata").glob("*.npy")
+                       if path.stem.isdecimal()), key=lambda path: int(path.stem))
     if not listings:
         raise FileNotFoundError(f"pathfinder: no file {below}/metadata/*.npy; {remedy}")
     return listings
@@ -129,7 +130,10 @@ def image_files(listings: list[Path]) -> tuple[list[Path], list[int]]:
     paths, labels = [], []
     for listing in listings:
         below = listing.parent.parent
-        for line in listing.read_text(encoding="ascii", errors="replace").splitlines():
+        lines = listing.read_text(encoding="ascii", errors="replace").splitlines()
+        if not lines:
+            raise ValueError(f"{listing} is empty")
+        for line in lines:
             fields = line.split()
             if len(fields) < 4 or fields[3] not in ("0", "1"):
                 raise ValueError(f"{listing}: no line of Pathfinder's metadata: {line[:80]!r}")
