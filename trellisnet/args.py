@@ -147,6 +147,10 @@ def parse(parser: argparse.ArgumentParser, argv: list[str] | None) -> flags.Name
                               "alpha", "beta"))
     if min(args.dilation) < 1:
         parser.error("--dilation must be at least 1")
+    if args.eval and not (args.load or getattr(args, "load_weight", "")
+                          or args.resume is not None):
+        weights = " or --load_weight FILE" * hasattr(args, "load_weight")
+        parser.error(f"--eval: which weights? Give --load FILE{weights}")
     if args.fir and args.ksize != 2:
         parser.error(f"--fir is for --ksize 2, not {args.ksize}")
     args.save = args.save or f"{args.name}.pt"

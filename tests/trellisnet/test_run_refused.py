@@ -60,6 +60,8 @@ def test_nonsense_is_refused_before_anything_is_read(name, flags, says, capsys):
     ("word", "--batch_size 4000", "train.txt has 356 tokens, too few for 4000 columns"),
     ("char", "--optim Nothing", "--optim Nothing cannot be used"),
     ("seq", "--optim SparseAdam", "--optim SparseAdam cannot be used"),
+    ("seq", "--eval", "--eval: which weights? Give --load FILE"),
+    ("word", "--eval", "--eval: which weights? Give --load FILE or --load_weight FILE"),
     ("seq", "--optim Muon", "--optim Muon cannot be used"),  # for matrices alone
     ("wt", "--splits 20 8", "splits must be increasing"),
     ("word", "--load missing.pt", "--load: there is no file missing.pt"),

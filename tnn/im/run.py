@@ -139,6 +139,8 @@ def load_weights(model: nn.Module, weights: dict, flag: str) -> None:
 
 def load_for_evaluation(run: Run, path: str | None) -> None:
     """The weights in a checkpoint of ours or the original's. Raises BadInput."""
+    if not path and not run.args.finetune:
+        raise BadInput("--eval: which weights? Give --resume PATH, or --finetune PATH")
     if not path:
         return
     with bad_input("--resume: "):

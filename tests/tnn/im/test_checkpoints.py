@@ -92,6 +92,7 @@ def test_bad_input_is_one_line(data, unbroken, capsys):
                        (["--data-set", "CIFAR10"], "./getdata.sh cifar10"),
                        (["--finetune", "/nowhere.pth"], "no file /nowhere.pth"),
                        (["--eval", "--resume", "/nowhere.pth"], "no file /nowhere.pth"),
+                       (["--eval"], "--eval: which weights? Give --resume PATH, or --finetune"),
                        (["--device", "mps"], "no Apple GPU"),
                        (["--resume", str(unbroken / "checkpoint_last.pth"), "--lr", "1"],
                         "--lr 0.01 there, 1.0 here")):
