@@ -119,3 +119,14 @@ def test_files_of_cifar_10_that_are_whole_together_alone_are_refused(tmp_path):
     (tmp_path / "data_batch_2.bin").write_bytes(bytes(3073 - 10))
     with pytest.raises(ValueError, match=r"data_batch_1\.bin: not a whole number of images"):
         load_images(str(tmp_path), True)
+
+
+@pytest.mark.parametrize(("labels", "said"), [
+    ([1, 2, 12], "the label 12 is none of"), ([1, -1, 2], "the label -1 is none of"),
+    ([1, 2], "test_images and test_labels do not belong together")])
+def test_labels_that_are_not_those_of_the_digits_are_refused(labels, said, tmp_path):
+    images = np.zeros((3, 4, 4), np.uint8)
+    np.savez(tmp_path / "digits.npz", train_images=images, train_labels=np.array([0, 1, 9]),
+             test_images=images, test_labels=np.array(labels))
+    with pytest.raises(ValueError, match=f"digits.npz: {said}"):
+        load_images(str(tmp_path), False)

@@ -171,9 +171,12 @@ def digits(folder: Path, args: Namespace) -> Sets:
     with np.load(folder / "digits.npz") as file:
         sets = []
         for part in ("train", "test"):
+            labels = file[f"{part}_labels"]
+            if len(labels) != len(file[f"{part}_images"]) or not np.isin(labels, range(10)).all():
+                raise ValueError(f"{part}_labels are not those of the digits in {part}_images")
             grey = (file[f"{part}_images"].astype(np.uint16) * 255 // 16).astype(np.uint8)
             large = grey.repeat(4, axis=1).repeat(4, axis=2)
-            sets.append(Pictures(np.stack([large] * 3, axis=-1), file[f"{part}_labels"]))
+            sets.append(Pictures(np.stack([large] * 3, axis=-1), labels))
     return Sets(*sets, 10, digests([folder / "digits.npz"]))
 
 

@@ -149,17 +149,23 @@ def check_labels(path: Path, labels: np.ndarray) -> None:
     """Raises ValueError naming the file unless there are labels, all of them from 0 to 9."""
     if not labels.size:
         raise ValueError(f"{path}: no image")
-    if labels.max() > 9:
-        raise ValueError(f"{path}: the label {labels.max()} is none of 0 to 9")
+    for label in (labels.min(), labels.max()):
+        if not 0 <= label <= 9:
+            raise ValueError(f"{path}: the label {label} is none of 0 to 9")
 
 
 def digits(path: Path) -> tuple[Images, Images]:
     """scikit-learn's 1,437 and 360 handwritten digits of 64 pixels, values 0 to 16."""
+    found = []
     with np.load(path) as file:
-        return tuple(Images("digits", torch.from_numpy(file[f"{part}_images"]).flatten(1)[:, None],
-                            torch.from_numpy(file[f"{part}_labels"]).long(), 1 / 16, 0.305, 0.376,
-                            [path])
-                     for part in ("train", "test"))
+        for part in ("train", "test"):
+            pixels, labels = file[f"{part}_images"], file[f"{part}_labels"]
+            if pixels.ndim != 3 or len(pixels) != len(labels):
+                raise ValueError(f"{path}: {part}_images and {part}_labels do not belong together")
+            check_labels(path, labels)
+            found.append(Images("digits", torch.from_numpy(pixels).flatten(1)[:, None],
+                                torch.from_numpy(labels).long(), 1 / 16, 0.305, 0.376, [path]))
+    return tuple(found)
 
 
 def pixel_order(pixels: int, args: Namespace) -> Tensor:

@@ -106,6 +106,14 @@ def test_a_damaged_file_of_binary_cifar_is_named(damaged, tmp_path):
             load_sets(args(tmp_path, "CIFAR10"))
 
 
+@pytest.mark.parametrize("wrong", [lambda labels: labels[:-1], lambda labels: labels + 5])
+def test_labels_that_are_not_those_of_the_digits_are_refused(wrong, tmp_path):
+    content = dict(np.load(write_digits(tmp_path, 20, 10) / "digits.npz"))
+    np.savez(tmp_path / "digits.npz", **content | {"test_labels": wrong(content["test_labels"])})
+    with pytest.raises(ValueError, match="test_labels are not those of the digits in test_images"):
+        load_sets(args(tmp_path, "DIGITS"))
+
+
 @pytest.mark.parametrize("data_set", ["IMNET", "CIFAR", "CIFAR10", "INAT", "INAT19", "DIGITS"])
 def test_missing_data_is_one_line(tmp_path, data_set):
     with pytest.raises(FileNotFoundError, match=r"getdata\.sh|--data-path") as error:
