@@ -25,7 +25,9 @@ SYNCS = {aten._local_scalar_dense.default: "item()", aten.nonzero.default: "nonz
 COPIES = (aten.copy_.default, aten._to_copy.default)
 INDEXING = (aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default,
             aten.index_put.default)
+# From half to single precision and back in one operation on CUDA alone.
 HALF_TO_FLOAT = (aten._log_softmax.default, aten._softmax.default)
+FLOAT_TO_HALF = (aten._log_softmax_backward_data.default, aten._softmax_backward_data.default)
 # With torch.use_deterministic_algorithms these raise on CUDA.
 NOT_DETERMINISTIC = (aten.cumsum.default, aten.kthvalue.default, aten.histc.default,
                      aten.put_.default, aten.upsample_bilinear2d_backward.default,
@@ -174,8 +176,10 @@ def compute(func, args, kwargs):
         plain["device"] = torch.device("cpu")
     plain.pop("pin_memory", None)
     args = tree_map_only(PretendedTensor, unwrap, args)
-    if func in HALF_TO_FLOAT and args[2]:  # in one operation on CUDA alone
+    if func in HALF_TO_FLOAT and args[2]:
         args = (args[0].float(), args[1], False)
+    if func in FLOAT_TO_HALF and args[3] != args[0].dtype:
+        return func(*args[:3], args[0].dtype).to(args[3])
     draws = torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None
     if not draws:
         return func(*args, **plain)

@@ -114,7 +114,7 @@ def test_speed(run_jobs, tmp_path):
     found = run_steps(run_jobs, tmp_path, """{
         "speed": {"rows": ROWS, "peak_size": 64, "updates": (4, 2, 2)}}""", 600)["speed"]
     rows = {name: value for name, value in found.items() if name != "peak, TFLOP/s"}
-    assert len(rows) == 3 * (8 + 3)   # in three arithmetics; three rows also as graphs
+    assert len(rows) == 3 * (8 + 5)   # in three arithmetics; five rows also as graphs
     for name, value in rows.items():
         assert isinstance(value, dict), (name, value)
         assert value["ms an update"] > 0
