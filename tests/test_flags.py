@@ -44,7 +44,9 @@ def test_switches_have_both_forms(script, state):
 def test_plain_switches_are_off_until_given(script, flag):
     name = flag.replace("-", "_")
     assert parsed(script)[name] is False
-    weights = ("--load", "m.pt") if flag == "eval" else ()  # there is nothing to evaluate without
+    weights = ()
+    if flag == "eval":  # of which weights?
+        weights = ("--resume" if script == "tnn.im.main" else "--load", "m.pt")
     assert parsed(script, f"--{flag}", *weights)[name] is True
 
 
