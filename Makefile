@@ -64,10 +64,12 @@ bench: setup  ## speed against the plain form, side by side: all that is quoted 
 	$(PY) benchmarks/trellisnet_step.py
 	$(PY) benchmarks/trellisnet_step.py --fir
 	$(PY) benchmarks/trellisnet_step.py --checkpoint 8
+	$(PY) benchmarks/trellisnet_images.py
 	$(PY) benchmarks/sparse_seq.py
 	$(PY) benchmarks/tnn_operator.py
 	$(PY) benchmarks/tnn_operator.py --cut --lengths 2300 2600 3000 4096 8192 16384
 	$(PY) benchmarks/tnn_block.py
+	$(PY) benchmarks/tnn_lm.py
 	$(PY) benchmarks/tnn_generate.py
 	$(PY) benchmarks/tnn_im.py
 	$(PY) benchmarks/tnn_im.py --lengths 14 32 64 128
