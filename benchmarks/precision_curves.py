@@ -80,7 +80,8 @@ RUNS = {
     "trellisnet, words": Run("trellisnet.word_PTB.word_ptb",
                              f"{TRELLIS} --data {{root}}/data/pydoc --seq_len 40"),
     "trellisnet, WikiText-103": Run("trellisnet.word_WT103.word_wt103",
-                                    f"{TRELLIS} --data {{root}}/data/pydoc --splits 1000 4000"),
+                                    f"{TRELLIS} --data {{root}}/data/pydoc --splits 1000 4000 "
+                                    "--lr 0.01"),
     "trellisnet, characters": Run("trellisnet.char_PTB.char_ptb",
                                   f"{TRELLIS} --data {{root}}/data --dataset pydoc"),
     "trellisnet, images": Run("trellisnet.seq_MNIST_CIFAR.seq_mnist_cifar",
