@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from harness import home
-from harness.notices import notice
+from harness.notices import drop_output, notice
 
 # By which a user, a scheduler or a terminal that closes asks a program to end.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
@@ -51,6 +51,9 @@ def orderly_exit(script: str) -> Iterator[None]:
         sys.exit(128 + signal.SIGINT)
     except BadInput as error:
         sys.exit(complain(script, error, 2))
+    except BrokenPipeError:  # `generate.py --outf - | head`: whoever read has enough
+        drop_output()
+        sys.exit(128 + getattr(signal, "SIGHUP", 1))
     except (FloatingPointError, OSError) as error:
         sys.exit(complain(script, error, 1))
     except (MemoryError, RuntimeError) as error:

@@ -19,10 +19,15 @@ def speak(text: str) -> OSError | None:
     try:
         print(text, flush=True)
     except OSError as error:
-        # To the end of the process; the old object stays, with what it could not write.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        drop_output()
         return OSError(error.errno, error.strerror, "standard output")
     return None
+
+
+def drop_output() -> None:
+    """Nothing more is printed, to the end of the process."""
+    # The old object stays, with what it could not write; the interpreter would try again at exit.
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def nobody_reads(error: OSError) -> bool:

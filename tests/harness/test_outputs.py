@@ -1,11 +1,16 @@
 """A text that a program writes where a flag says."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from harness.endings import BadInput
 from harness.outputs import check_output, text_output
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("place", ["missing/out.txt", "folder", "file/out.txt", "new/"])
@@ -68,3 +73,19 @@ def test_standard_output(capfd):
     with text_output("-") as out:
         out.write("words\n")
     assert capfd.readouterr().out == "words\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such pipes")
+@pytest.mark.parametrize("printing", ["with text_output('-') as out: out.write('a word')",
+                                      "print('word ' * 99, flush=True)"], ids=["--outf -", "print"])
+def test_a_reader_that_has_enough_is_no_error(printing):
+    """`generate.py --outf - | head -1` and `pointer.py | head -1` end without a word."""
+    program = ("from harness.endings import orderly_exit\nfrom harness.outputs import text_output\n"
+               f"with orderly_exit('generate.py'):\n    {printing}")
+    reader, writer = os.pipe()
+    run = subprocess.Popen([sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE,
+                           text=True, cwd=ROOT)
+    os.close(writer)
+    os.close(reader)
+    _, err = run.communicate(timeout=120)
+    assert (run.returncode, err) == (129, "")

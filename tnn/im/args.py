@@ -160,6 +160,8 @@ def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     for name in ("reprob", "mixup_prob", "mixup_switch_prob", "hflip", "smoothing", "model_ema"):
         if not 0 <= getattr(args, name) <= 1:
             p.error(f"{flags.typed(args, name)} must be in [0, 1], not {getattr(args, name)}")
+    if args.start_epoch >= args.epochs and not args.eval:
+        p.error(f"--start_epoch {args.start_epoch}: --epochs {args.epochs} are counted from 0")
     if not 0 < args.decay_rate < 1:
         p.error(f"--decay-rate must be in (0, 1), not {args.decay_rate}")
     if args.lr_noise_pct < args.lr_noise_std / 1000:  # timm draws until it is below the limit

@@ -79,6 +79,8 @@ def load_sets(args: Namespace) -> Sets:
         return LOADERS[args.data_set](Path(args.data_path), args)
     except (FileNotFoundError, RuntimeError) as error:
         raise FileNotFoundError(f"{str(error).splitlines()[0]}; {advice}") from None
+    except PermissionError as error:
+        raise ValueError(f"{error.filename}: {error.strerror}") from None
     except (ValueError, KeyError, OSError, EOFError, IndexError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"damaged or of another format ({reason}); {advice}") from None

@@ -60,3 +60,10 @@ def test_the_original_command_line_is_understood(data):
     args = parse_args(words)
     assert args.decay_rate == 0.2
     assert not args.pin_mem
+
+
+def test_a_first_epoch_behind_the_last_is_refused(data, capsys):
+    """It would train nothing and exit with 0."""
+    with pytest.raises(SystemExit):
+        parse_args([*command(data, "all")[2:], "--epochs", "3", "--start_epoch", "3"])
+    assert "--start_epoch 3: --epochs 3 are counted from 0" in capsys.readouterr().err
