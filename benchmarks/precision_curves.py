@@ -91,7 +91,8 @@ RUNS = {
                               f"{LSTM} --sparse_mode sparse_hidden --sparse_fract 0.5"),
     "sparse_seq, dense": Run(f"{SPARSE}.main", LSTM),
     "sparse_seq, finetune": Run(f"{SPARSE}.finetune", f"{LSTM} --sparse_mode sparse_hidden "
-                                "--sparse_fract 0.5", before="sparse_seq, sparse"),
+                                "--sparse_fract 0.5 --log-interval 50", "train_loss",
+                                before="sparse_seq, sparse"),
     "sparse_seq, recite": Run(f"{SPARSE}.main_overfit", f"{LSTM} --lr 5 --log-interval 50",
                               "train_loss"),
     "sparse_seq, tagger": Run("sparse_seq.sequence_labeling.main", "--data {root}/data/tagging "
