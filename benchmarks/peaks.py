@@ -5,9 +5,12 @@ by each library. A share of "the peak" is of the best one in that arithmetic.
 """
 
 import argparse
+import multiprocessing
 import os
+import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 if __package__ in (None, ""):
@@ -69,6 +72,24 @@ def describe(device: torch.device | str = "cpu", measure: bool = True) -> dict[s
         print("products: " + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s"
                                        for name, rate in found.items()), flush=True)
     return found
+
+
+def memory_alone(steps: Callable[..., None], *given) -> float:
+    """The MiB that a process of its own needs at most for steps(*given). To be called while this
+    process is small: a child's count begins with its parent's."""
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_memory,
+                                                           args=(there, steps, *given))
+    process.start()
+    process.join()
+    if process.exitcode:
+        sys.exit(f"the process that measures the memory of {given} failed")
+    return here.recv()
+
+
+def _memory(answer, steps, *given) -> None:
+    steps(*given)
+    answer.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
 
 
 def by_faster_library(module: nn.Module) -> nn.Module:

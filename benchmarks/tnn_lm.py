@@ -10,8 +10,6 @@ each is that of a process that makes three of its updates.
 """
 
 import argparse
-import multiprocessing
-import resource
 import sys
 import time
 import warnings
@@ -23,7 +21,7 @@ if __package__ in (None, ""):
 import torch
 from torch import nn
 
-from benchmarks.peaks import by_faster_library, describe
+from benchmarks.peaks import by_faster_library, describe, memory_alone
 from harness.machine import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,25 +77,13 @@ class Stepper:
         return loss.item() / count
 
 
-def peak(form: str, batch: int, length: int, threads: int, answer) -> None:
-    """Sends the MiB that a process needs for three updates."""
+def three_steps(form: str, batch: int, length: int, threads: int) -> None:
     torch.set_num_threads(threads)
     if form == "ours":  # as the scripts do
         keep_freed_memory()
     stepper = Stepper(form, batch, length)
     for _ in range(3):
         stepper.step()
-    answer.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
-
-
-def peak_alone(*given) -> float:
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=peak, args=(*given, there))
-    process.start()
-    process.join()
-    if process.exitcode:
-        sys.exit(f"the process that measures the memory of {given[0]} failed")
-    return here.recv()
 
 
 def main() -> None:
@@ -107,8 +93,8 @@ def main() -> None:
     p.add_argument("--batch", type=int, default=2)
     p.add_argument("--length", type=int, default=512)
     args = p.parse_args()
-    # Before this process grows: a child's count begins with its parent's.
-    peaks = {form: peak_alone(form, args.batch, args.length, args.threads) for form in FORMS}
+    peaks = {form: memory_alone(three_steps, form, args.batch, args.length, args.threads)
+             for form in FORMS}
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     describe()

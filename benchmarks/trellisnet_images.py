@@ -9,8 +9,6 @@ one process; medians. The peak memory of each is that of a process that does thr
 """
 
 import argparse
-import multiprocessing
-import resource
 import sys
 import time
 from pathlib import Path
@@ -22,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.peaks import describe
+from benchmarks.peaks import describe, memory_alone
 from harness.machine import keep_freed_memory
 from trellisnet.seq_MNIST_CIFAR import model
 from trellisnet.seq_MNIST_CIFAR.seq_mnist_cifar import parse_args
@@ -71,24 +69,12 @@ class Stepper:
         self.optimizer.step()
 
 
-def peak(form: str, batch: int, answer) -> None:
-    """Sends the MiB that a process needs for three steps."""
+def three_steps(form: str, batch: int) -> None:
     if form == "ours":  # as the scripts do
         keep_freed_memory()
     stepper = Stepper(form, batch)
     for _ in range(3):
         stepper.step()
-    answer.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
-
-
-def peak_alone(form: str, batch: int) -> float:
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=peak, args=(form, batch, there))
-    process.start()
-    process.join()
-    if process.exitcode:
-        sys.exit(f"the process that measures the memory of {form} failed")
-    return here.recv()
 
 
 def main() -> None:
@@ -97,8 +83,7 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
     p.add_argument("--batch", type=int, default=64)
     args = p.parse_args()
-    # Before this process grows: a child's count begins with its parent's.
-    peaks = {form: peak_alone(form, args.batch) for form in ("ours", "LSTM")}
+    peaks = {form: memory_alone(three_steps, form, args.batch) for form in ("ours", "LSTM")}
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     describe()

@@ -1,7 +1,5 @@
-"""What the scripts of im/ and lra/ read alike: CIFAR-10, pictures that may be damaged, files known
-again by their content."""
+"""What the scripts of im/ and lra/ read alike: CIFAR-10, pictures that may be damaged."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,16 +8,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from harness.endings import leave_signals_to_parent
-
-RECORD = 1 + 3 * 32 * 32  # of CIFAR-10's binary version: label, red, green, blue
+from harness.pictures import cifar10_records
 
 Images = tuple[np.ndarray, np.ndarray]  # (N, 32, 32, 3) uint8, labels (N,) int64
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ----------------------------------------------------------------------------------- CIFAR-10
@@ -47,19 +38,9 @@ def unpickled(folder: Path, train: bool) -> Images:
 
 
 def records(paths: list[Path]) -> Images:
-    """The binary version: 3,073 bytes an image, the first of which is its label. Raises ValueError
-    naming the file."""
-    contents = []
-    for path in paths:
-        content = np.fromfile(path, np.uint8)
-        if content.size % RECORD or not content.size:
-            raise ValueError(f"{path}: not a whole number of images")
-        contents.append(content.reshape(-1, RECORD))
-        if (label := contents[-1][:, 0].max()) > 9:
-            raise ValueError(f"{path}: the label {label} is none of CIFAR-10's ten")
-    content = np.concatenate(contents)
-    pixels = content[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(pixels), content[:, 0].astype(np.int64)
+    """The binary version, colours last. Raises ValueError naming the file."""
+    pixels, labels = cifar10_records(paths)
+    return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)), labels
 
 
 # --------------------------------------------------------------------------------- bad files

@@ -129,8 +129,9 @@ def trellis_last(x: Tensor, weight1: Tensor, weight2: Tensor, bias: Tensor, h0: 
     device, given, dtype = x.device.type, (x, weight1, weight2, bias, h0, c0), x.dtype
     if torch.is_autocast_enabled(device):
         dtype, given = torch.get_autocast_dtype(device), tuple(t.float() for t in given)
+    will_backward = torch.is_grad_enabled() and any(t.requires_grad for t in given)
     with torch.autocast(device, enabled=False):
-        h, c = _Last.apply(*given, mask, dilations, dtype)
+        h, c = _Last.apply(*given, mask, dilations, dtype, will_backward)
     return h[None, :, -nout:], h, c
 
 
@@ -249,7 +250,7 @@ class Backward:
         few = forward.initial(looks)[block]
         rows = rows[:few.shape[0] * few.shape[1]]
         self.add_to_weight(0, rows, few)
-        dfew = product(rows, forward.weight[:, :forward.at_x]).to(few.dtype).view_as(few)
+        dfew = product(rows, forward.weight[:, :forward.at_x]).view_as(few)
         give_all([Look(max(look.before - block.start, 0), slice(0, 0)) for look in looks.h],
                  dfew.to(self.d_masked_h0.dtype), None, self.d_masked_h0)
 
@@ -273,13 +274,13 @@ class Backward:
 
 class _Last(Function):
     @staticmethod
-    def forward(ctx, x, weight1, weight2, bias, h0, c0, mask, dilations, dtype):
+    def forward(ctx, x, weight1, weight2, bias, h0, c0, mask, dilations, dtype, will_backward):
         given = x, weight1, weight2, bias, h0, c0, mask
         run, h, c, kept = Forward(*given, dilations, dtype), None, None, []
         ctx.counts = []
         for level in range(len(dilations)):
             found, c, h = run.level(level, h, c)
-            kept += found
+            kept += found if will_backward else []
             ctx.counts.append(len(found))
         ctx.save_for_backward(*given, *kept)
         ctx.dilations, ctx.dtype = dilations, dtype
@@ -292,11 +293,11 @@ class _Last(Function):
             if torch.is_grad_enabled():  # create_graph=True: what follows leaves no graph
                 def plain(*g):
                     return trellis_plain(*g, ctx.dilations, 1, len(g[0]) - 1)[2:]
-                return *plain_gradients(plain, given, (dh, dc)), None, None
+                return *plain_gradients(plain, given, (dh, dc)), None, None, None
             run = Backward(Forward(*given, ctx.dilations, ctx.dtype), ctx.needs_input_grad[0])
             dh, dc = dh[None].contiguous(), dc[None].contiguous()
             levels = [[next(kept) for _ in range(count)] for count in ctx.counts]
             while levels:
                 found = levels.pop()
                 dh, dc = run.level(len(levels), found, dh, dc, levels[-1][2] if levels else None)
-            return *run.gradients(), None, None, None
+            return *run.gradients(), None, None, None, None

@@ -21,7 +21,9 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import datasets, transforms
 
-from tnn.inputs import DamagedPicture, cifar10, digest, leave_signals, picture_loader
+from harness import pictures
+from harness.inputs import digest_of
+from tnn.inputs import DamagedPicture, cifar10, leave_signals, picture_loader
 
 SMALL = 32   # an --input-size up to which pictures are not resized
 BORDER = 4   # around those, before one is cut in training
@@ -94,7 +96,7 @@ def imagenet(folder: Path, args: Namespace) -> Sets:
         classes = 1 + max(label for _, label in train)
         if max(label for _, label in val) >= classes:
             raise ValueError("val.txt has labels that train.txt has not")
-        inputs = {f"meta/{part}.txt": digest(folder / f"meta/{part}.txt")
+        inputs = {f"meta/{part}.txt": digest_of(folder / f"meta/{part}.txt")
                   for part in ("train", "val")}
         return Sets(PictureFiles(train), PictureFiles(val), classes, inputs)
     train, val = (datasets.ImageFolder(str(folder / part)) for part in ("train", "val"))
@@ -144,7 +146,7 @@ def cifar10_pictures(folder: Path, args: Namespace) -> Sets:
 
 
 def digests(files: list[Path]) -> dict[str, str]:
-    return {path.name: digest(path) for path in files}
+    return {path.name: digest_of(path) for path in files}
 
 
 def inat(folder: Path, args: Namespace) -> Sets:
@@ -170,15 +172,11 @@ def inat(folder: Path, args: Namespace) -> Sets:
 
 def digits(folder: Path, args: Namespace) -> Sets:
     """scikit-learn's 1,437 and 360 handwritten digits of 8 x 8 pixels, enlarged to 32 x 32."""
-    with np.load(folder / "digits.npz") as file:
-        sets = []
-        for part in ("train", "test"):
-            labels = file[f"{part}_labels"]
-            if len(labels) != len(file[f"{part}_images"]) or not np.isin(labels, range(10)).all():
-                raise ValueError(f"{part}_labels are not those of the digits in {part}_images")
-            grey = (file[f"{part}_images"].astype(np.uint16) * 255 // 16).astype(np.uint8)
-            large = grey.repeat(4, axis=1).repeat(4, axis=2)
-            sets.append(Pictures(np.stack([large] * 3, axis=-1), labels))
+    sets = []
+    for pixels, labels in pictures.digits(folder / "digits.npz"):
+        grey = (pixels.astype(np.uint16) * 255 // 16).astype(np.uint8)
+        large = grey.repeat(4, axis=1).repeat(4, axis=2)
+        sets.append(Pictures(np.stack([large] * 3, axis=-1), labels))
     return Sets(*sets, 10, digests([folder / "digits.npz"]))
 
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness import pictures
+from harness.pictures import check_labels
 from kernels.transfer import sent
-
-RECORD = 1 + 3 * 32 * 32  # of CIFAR-10's binary version: label, red, green, blue
 
 
 @dataclass
@@ -134,38 +134,15 @@ def read_records(paths: list[Path]) -> tuple[Tensor, Tensor]:
     FileNotFoundError, or ValueError naming the file."""
     if not paths:
         raise FileNotFoundError("no test_batch*.bin")
-    contents = []
-    for path in paths:
-        content = np.fromfile(path, np.uint8)
-        if content.size % RECORD or not content.size:
-            raise ValueError(f"{path}: not a whole number of images")
-        contents.append(content.reshape(-1, RECORD))
-        check_labels(path, contents[-1][:, 0])
-    records = torch.from_numpy(np.concatenate(contents))
-    return records[:, 1:].reshape(-1, 3, 1024), records[:, 0].long()
-
-
-def check_labels(path: Path, labels: np.ndarray) -> None:
-    """Raises ValueError naming the file unless there are labels, all of them from 0 to 9."""
-    if not labels.size:
-        raise ValueError(f"{path}: no image")
-    for label in (labels.min(), labels.max()):
-        if not 0 <= label <= 9:
-            raise ValueError(f"{path}: the label {label} is none of 0 to 9")
+    pixels, labels = map(torch.from_numpy, pictures.cifar10_records(paths))
+    return pixels.flatten(2), labels
 
 
 def digits(path: Path) -> tuple[Images, Images]:
     """scikit-learn's 1,437 and 360 handwritten digits of 64 pixels, values 0 to 16."""
-    found = []
-    with np.load(path) as file:
-        for part in ("train", "test"):
-            pixels, labels = file[f"{part}_images"], file[f"{part}_labels"]
-            if pixels.ndim != 3 or len(pixels) != len(labels):
-                raise ValueError(f"{path}: {part}_images and {part}_labels do not belong together")
-            check_labels(path, labels)
-            found.append(Images("digits", torch.from_numpy(pixels).flatten(1)[:, None],
-                                torch.from_numpy(labels).long(), 1 / 16, 0.305, 0.376, [path]))
-    return tuple(found)
+    return tuple(Images("digits", torch.from_numpy(pixels).flatten(1)[:, None],
+                        torch.from_numpy(labels), 1 / 16, 0.305, 0.376, [path])
+                 for pixels, labels in pictures.digits(path))
 
 
 def pixel_order(pixels: int, args: Namespace) -> Tensor:

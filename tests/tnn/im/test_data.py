@@ -106,11 +106,13 @@ def test_a_damaged_file_of_binary_cifar_is_named(damaged, tmp_path):
             load_sets(args(tmp_path, "CIFAR10"))
 
 
-@pytest.mark.parametrize("wrong", [lambda labels: labels[:-1], lambda labels: labels + 5])
-def test_labels_that_are_not_those_of_the_digits_are_refused(wrong, tmp_path):
+@pytest.mark.parametrize(("wrong", "message"), [
+    (lambda labels: labels[:-1], "test_images and test_labels do not belong together"),
+    (lambda labels: labels + 10, r"the label \d+ is none of 0 to 9")], ids=["too few", "too large"])
+def test_labels_that_are_not_those_of_the_digits_are_refused(wrong, message, tmp_path):
     content = dict(np.load(write_digits(tmp_path, 20, 10) / "digits.npz"))
     np.savez(tmp_path / "digits.npz", **content | {"test_labels": wrong(content["test_labels"])})
-    with pytest.raises(ValueError, match="test_labels are not those of the digits in test_images"):
+    with pytest.raises(ValueError, match=f"digits.npz: {message}"):
         load_sets(args(tmp_path, "DIGITS"))
 
 

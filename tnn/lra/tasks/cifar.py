@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tnn.inputs import cifar10, digest
+from harness.inputs import digest_of
+from tnn.inputs import cifar10
 from tnn.lra.tasks import TASKS
 from tnn.lra.tasks.images import Pixels, collate_images
 from tnn.lra.tasks.task import Task, split
@@ -29,7 +30,7 @@ def load(task: str, folder: Path, args: Namespace) -> Task:
     parts = split(train, [count, len(train) - count])
     return Task(task, *parts, cifar_pixels(*test, args.color), collate_images,
                 TASKS[task].classes, TASKS[task].l_max, d_input=3 if args.color else 1,
-                inputs={path.name: digest(path) for path in files})
+                inputs={path.name: digest_of(path) for path in files})
 
 
 def cifar_pixels(images: np.ndarray, labels: np.ndarray, color: bool) -> Pixels:

@@ -94,7 +94,7 @@ Paddles = list[tuple[int, int]]  # of a snake: head (index into the flattened sc
 def load(task: str, folder: Path, args: argparse.Namespace) -> "Task":
     """pathfinder: 32 pixels a side; pathfinderx: 128. A tenth validates, a tenth tests. Raises
     FileNotFoundError or ValueError."""
-    from tnn.inputs import digest  # imports torch: not for the generator
+    from harness.inputs import digest_of  # imports torch: not for the generator
     from tnn.lra.tasks import images
     from tnn.lra.tasks.task import Task, split
     side = {"pathfinder": 32, "pathfinderx": 128}[task]
@@ -103,7 +103,7 @@ def load(task: str, folder: Path, args: argparse.Namespace) -> "Task":
     paths, labels = image_files(listings)
     parts = split(images.ImageFiles(paths, labels, side), sizes(len(paths)))
     return Task(task, *parts, images.collate_images, TASKS[task].classes, TASKS[task].l_max,
-                d_input=1, inputs={f"metadata/{path.name}": digest(path) for path in listings})
+                d_input=1, inputs={f"metadata/{path.name}": digest_of(path) for path in listings})
 
 
 def sizes(total: int) -> list[int]:

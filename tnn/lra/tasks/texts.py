@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from harness.cache import read_arrays, write_arrays
-from tnn.inputs import digest
+from harness.inputs import digest_of
 from tnn.lra.tasks import TASKS
 from tnn.lra.tasks.task import Task
 
@@ -158,7 +158,7 @@ def text_task(task: str, folder: Path, files: list[Path],
     defaults = TASKS[task]
     l_max, min_freq = args.l_max or defaults.l_max, args.min_freq or defaults.min_freq
     options = [CACHE_FORMAT, task, l_max, min_freq, args.tsv_quoting, args.level]
-    inputs = {str(path.relative_to(folder)): digest(path) for path in files}
+    inputs = {str(path.relative_to(folder)): digest_of(path) for path in files}
     cache = cache_path(folder, task, inputs, options)
     arrays = read_arrays(cache)
     if arrays is None:
