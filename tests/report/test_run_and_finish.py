@@ -161,8 +161,8 @@ INTERRUPTIBLE = """
 import pathlib, signal, sys, time
 if "--resume" in sys.argv:
     sys.exit(0)
-print("ready")
 try:
+    print("ready", flush=True)  # who reads this may interrupt at once
     time.sleep(60)
 except KeyboardInterrupt:
     time.sleep(0.3)  # a second Ctrl-C here would break the saving
