@@ -20,7 +20,7 @@ from awd_lstm.utils import batchify, single_precision
 from common.splitcross import SplitCrossEntropyLoss
 from harness import files
 from harness.endings import BadInput
-from harness.inputs import load_in_turn
+from harness.inputs import load_in_turn, say_if_state
 from harness.keeper import STATE_FORMAT
 
 MODEL_FORMAT = "awd_lstm model 1"
@@ -76,6 +76,7 @@ def load_model(path: str | Path, bare_rates: dict | None = None
                             _from_file(content))
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path} does not fit this toolkit: {error}") from None
+    say_if_state(path, content)
     if bare and criterion.splits:
         print(f"{path} has no parameters of the split softmax: they start at zero")
     facts = {} if bare else {k: v for k, v in content.items() if k not in ("model", "criterion")}

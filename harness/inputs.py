@@ -1,6 +1,7 @@
 """What a run reads: prepared by one process for all, known again by its content."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -9,6 +10,7 @@ from lightning_fabric import Fabric
 
 from harness import machine
 from harness.endings import BadInput
+from harness.notices import notice
 
 Loaded = TypeVar("Loaded")
 
@@ -52,6 +54,13 @@ def digest_of(path: Path | str) -> str:
         return digest.hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def say_if_state(path: Path | str, content: dict) -> None:
+    """Says that a file which weights are taken from is not the best model, if it is not."""
+    if "training state" in str(content.get("format")) and os.environ.get("LOCAL_RANK", "0") == "0":
+        notice(f"{path} is a training state: its weights are those of the last update, not of the "
+               "best epoch")
 
 
 def refuse_together(keeper, problem: Exception | None) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from harness import files
 from harness.endings import BadInput, bad_input
+from harness.inputs import say_if_state
 from harness.keeper import STATE_FORMAT
 from texts import vocabulary
 from trellisnet.release1 import STATE_FORMAT_1
@@ -35,6 +36,7 @@ def read(path: str, flag: str = "--load", original: bool = False) -> dict:
     if found.get("format") not in (FORMAT, STATE_FORMAT, STATE_FORMAT_1):
         raise BadInput(f"{flag}: {path} is no model file of these scripts; an original's weights "
                        "are for --load_weight of the script")
+    say_if_state(path, found)
     return found
 
 

@@ -89,6 +89,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
                                for names, _, published, _ in (*HYPERPARAMETERS, *SWITCHES)})
     args = flags.parse(parser, argv, infinite=("cap",))
     check(parser, args)
+    inert = {} if args.split else {"splits": "without --split"}
+    if not args.pointer:
+        inert |= dict.fromkeys(("window", "theta", "lambdasm"), "without --pointer")
+    flags.say_inert(args, inert)
     return args
 
 

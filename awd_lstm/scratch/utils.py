@@ -18,6 +18,7 @@ from awd_lstm.vocabulary import texts_in_words_of, texts_of_model, words_of_star
 from common.splitcross import SplitCrossEntropyLoss, perplexity
 from harness import files, flags
 from harness.endings import BadInput, bad_input
+from harness.inputs import say_if_state
 from harness.keeper import STATE_FORMAT, Keeper
 from loading.weights import bare_names
 
@@ -206,6 +207,7 @@ def trained_model(args: argparse.Namespace, corpus: Corpus, say: Callable[[str],
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"--save {args.save} is no model of awd_lstm/scratch ({reason})") from None
+    say_if_state(args.save, content)
     if said := flags.overruled(args, flags_of(model.config)):
         say(said)
     corpus = texts_of_model(content, model.config["ntokens"], f"--save {args.save}", corpus,

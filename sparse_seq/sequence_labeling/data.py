@@ -84,7 +84,8 @@ class TaggedCorpus:
 
     `words[i]` is word i, in the order asked for; <pad> and <unk> stand before the training tokens
     and count as seen once. A token of valid or test that train does not have is <unk>. `paths` are
-    the files read, by part, and `tags` if there is a tags.txt.
+    the files read, by part, and `tags` if there is a tags.txt; `untrained` the tags of valid and
+    test that train does not have, by file.
     Raises FileNotFoundError or ValueError for a folder that cannot be used.
     """
 
@@ -94,7 +95,11 @@ class TaggedCorpus:
         counts = Counter([PAD, UNK])
         counts.update(token for sentence in parts["train"] for token, _ in sentence)
         self.words = order_words(list(counts), list(counts.values()), ordering)
-        self.tags = self._tags(Path(folder) / "tags.txt", parts)
+        occur = {split: {tag for sentence in sentences for _, tag in sentence}
+                 for split, sentences in parts.items()}
+        self.tags = self._tags(Path(folder) / "tags.txt", occur)
+        self.untrained = {self.paths[split]: sorted(tags) for split, found in occur.items()
+                          if (tags := found - occur["train"])}
         word_id = {word: i for i, word in enumerate(self.words)}
         tag_id = {tag: i for i, tag in enumerate(self.tags)}
         unk = word_id[UNK]
@@ -102,9 +107,7 @@ class TaggedCorpus:
                                np.array([tag_id[tag] for _, tag in sentence]))
                               for sentence in sentences] for split, sentences in parts.items()}
 
-    def _tags(self, path: Path, parts: dict[str, list[Sentence]]) -> list[str]:
-        occur = {split: {tag for sentence in sentences for _, tag in sentence}
-                 for split, sentences in parts.items()}
+    def _tags(self, path: Path, occur: dict[str, set[str]]) -> list[str]:
         if not path.is_file():
             return sorted(set().union(*occur.values()))
         self.paths["tags"] = path

@@ -147,6 +147,9 @@ def introduce(run: Run) -> None:
                          for module in (embedding, model.lstm, model))
     say(f"Args: {run.args}\nnumber of tokens in vocab: {len(run.corpus.words)}\n"
         f"tag set size: {len(run.corpus.tags)}")
+    for path, tags in run.corpus.untrained.items():
+        say(f"{path} has tags that {run.corpus.paths['train']} has not, which cannot be learnt: "
+            f"{', '.join(tags)}")
     say(f"vocabulary per block: {[len(block.weight) for block in embedding.embedders]}\n"
         f"widths of the blocks: {embedding.block_widths}")
     say(f"word embeddings: {words / 1e6:.3f}M params; rnn {rnn / 1e6:.3f}M params; "
@@ -207,8 +210,10 @@ def end_of_epoch(run: Run) -> None:
 def test(run: Run) -> float:
     """The last epoch's accuracy, as published, and that of the best epoch on validation."""
     p, last = run.progress, evaluate(run, "test")
-    run.keeper.say(f"Finished: test accuracy after last epoch: {last}")
-    run.keeper.log(epoch=p.epoch - 1, test_acc=last)
+    inside = p.batch > 0  # of an epoch that --max-steps cut short
+    when = f"{p.batch} updates of epoch {p.epoch}" if inside else "last epoch"
+    run.keeper.say(f"Finished: test accuracy after {when}: {last}")
+    run.keeper.log(epoch=p.epoch if inside else p.epoch - 1, test_acc=last)
     if p.best_epoch:
         run.model.load_state_dict(run.keeper.read_best()["model"])
         run.keeper.say(f"Best on validation was epoch {p.best_epoch} with {p.best_valid}; its "

@@ -95,6 +95,14 @@ def test_unknown_words_are_scored_as_unk(trained, capsys):
 
 
 # ---------------------------------------------------------------------- texts that it never saw
+def test_a_training_state_is_not_taken_for_the_best_model_in_silence(trained, capsys):
+    folder = trained[0]
+    (folder / "text.txt").write_text(OWN, encoding="utf-8")
+    for name, said in (("m.pt", 0), ("m.pt.state", 1)):
+        score.main([str(folder / name), str(folder / "text.txt"), "--no-cuda"])
+        assert capsys.readouterr().err.count(f"{name} is a training state") == said
+
+
 def test_generate_and_pointer_need_no_corpus(trained, tmp_path, capsys):
     folder, _, _ = trained
     model, out = str(folder / "m.pt"), tmp_path / "out.txt"

@@ -148,6 +148,25 @@ def test_learns_and_saves(tmp_path):
     assert metrics[-1].split(",")[2:] == ["test_acc", repr(float(last))]
 
 
+def test_cut_short_inside_an_epoch_it_says_so(tmp_path):
+    write_sentences(tmp_path / "tagged")
+    run_tagger(tmp_path, "--max-steps", "3")
+    assert "Finished: test accuracy after 3 updates of epoch 1: " in (
+        tmp_path / "run" / "log.txt").read_text()
+    metrics = (tmp_path / "logs" / "run" / "metrics.csv").read_text().splitlines()
+    assert metrics[-1].split(",")[:3] == ["3", "1", "test_acc"]
+
+
+def test_tags_that_cannot_be_learnt_are_named(tmp_path):
+    folder = write_sentences(tmp_path / "tagged")
+    with (folder / "test.conll").open("a") as file:
+        file.write("t1\tNEVER\n\n")
+    run_tagger(tmp_path, "--max-steps", "1")
+    said = (tmp_path / "run" / "log.txt").read_text()
+    assert f"{folder / 'test.conll'} has tags that" in said
+    assert "cannot be learnt: NEVER" in said
+
+
 @pytest.mark.parametrize("order", ["none", "rand", "down"])
 def test_every_order_works(order, tmp_path):
     """`none` crashed in the original."""

@@ -84,6 +84,14 @@ def test_unknown_words(trained, capsys):
     assert found["log_probability"] == same["log_probability"]
 
 
+def test_a_training_state_is_not_taken_for_the_best_model_in_silence(trained, capsys):
+    _, folder, _ = trained
+    (folder / "text.txt").write_text("w1 w2\n", encoding="utf-8")
+    for name, said in (("m.pt", 0), ("m.pt.state", 1)):
+        score.main([str(folder / name), str(folder / "text.txt"), "--device", "cpu"])
+        assert capsys.readouterr().err.count(f"{name} is a training state") == said
+
+
 def test_generate_needs_no_corpus_and_no_task(trained, tmp_path):
     _, folder, _ = trained
     out = tmp_path / "out.txt"

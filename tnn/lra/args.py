@@ -42,8 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         args.save = f"{args.task}-{args.arch}.pt"
     check(p, args)
     share_batch(p, args)
-    flags.say_inert(args, {name: f"in {args.task}" for name, tasks in ONLY.items()
-                           if args.task not in tasks})
+    say_inert(args)
     args.workers = min(args.workers, os.cpu_count() or 1)
     return args
 
@@ -167,6 +166,17 @@ def check(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:
                 "GPU, which a recording cannot: give one of them")
     if args.eval and not args.load:
         p.error("--eval needs --load FILE")
+
+
+def say_inert(args: argparse.Namespace) -> None:
+    inert = {name: f"in {args.task}" for name, tasks in ONLY.items() if args.task not in tasks}
+    if not args.use_decay:
+        inert["gamma"] = "without --use-decay"
+    if args.arch.startswith("gtu"):
+        inert |= dict.fromkeys(("dpb_type", "dpb_layers"), f"in {args.arch}")
+    elif args.dpb_type != 8:
+        inert["dpb_layers"] = f"with --dpb-type {args.dpb_type}: give 8"
+    flags.say_inert(args, inert)
 
 
 def share_batch(p: argparse.ArgumentParser, args: argparse.Namespace) -> None:

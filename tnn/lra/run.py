@@ -15,6 +15,7 @@ from torch import nn
 from harness import files, keeper, machine
 from harness.endings import BadInput, bad_input
 from harness.graphs import Graphed
+from harness.inputs import say_if_state
 from harness.keeper import Keeper
 from loading.weights import bare_names
 from tnn.lra.tasks.task import Task
@@ -99,6 +100,7 @@ def load_weights(model: nn.Module, path: str, itos: list[str] | None) -> None:
     itos: the tokens, which must be those of the model file. Raises BadInput."""
     with bad_input("--load: "):
         content = files.read(path)
+    say_if_state(path, content)
     if content.get("itos") not in (None, itos):
         raise BadInput(f"--load {path}: the tokens of --data are not those of that model")
     try:

@@ -91,6 +91,9 @@ def test_evaluating_the_saved_model_gives_its_accuracy(data, capsys):
     torch.save({"state_dict": best["model"], "epoch": 3}, "lightning.ckpt")
     assert run("--load", "lightning.ckpt", "--eval") == 0
     assert capsys.readouterr().out.splitlines()[-1] == line
+    assert run("--load", "a.pt.state", "--eval") == 0
+    assert "a.pt.state is a training state: its weights are those of the last" in (
+        capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(("stop", "more"), [
