@@ -19,7 +19,7 @@ if __package__ in (None, ""):
 
 import torch
 
-from harness.machine import keep_freed_memory
+from harness.memory import keep_freed_memory
 from kernels import forget_mult as recurrence
 from kernels import library, qrnn_gates
 from kernels.lstm import lstm

@@ -30,7 +30,7 @@ from torch import nn
 from awd_lstm.model import RNNModel
 from awd_lstm.scratch.model import AWD_LSTM
 from benchmarks.peaks import describe
-from harness.machine import keep_freed_memory
+from harness.memory import keep_freed_memory
 
 VOCABULARY, EMBEDDING, B = 10_000, 400, 20
 RATES = {"dropout": 0.4, "dropouth": 0.25, "dropouti": 0.4, "dropoute": 0.1, "wdrop": 0.5}

@@ -29,7 +29,7 @@ from awd_lstm.utils import repackage_hidden
 from benchmarks.peaks import best, describe
 from common.dropout import WeightDrop, locked_dropout
 from common.splitcross import SplitCrossEntropyLoss
-from harness.machine import keep_freed_memory
+from harness.memory import keep_freed_memory
 from kernels.forget_mult import forget_mult_plain
 
 VOCABULARY, T, B = 10_000, 70, 20

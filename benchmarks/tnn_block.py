@@ -36,7 +36,7 @@ from torch import nn
 from benchmarks.peaks import by_faster_library, describe
 from benchmarks.tnn_operator import median
 from benchmarks.tnn_operator import plain as plain_product
-from harness.machine import keep_freed_memory
+from harness.memory import keep_freed_memory
 from tnn import TnnBlock, toeplitz_plain
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,13 +55,13 @@ class Written(nn.Module):
         self.block, self.product = block, product
 
     def forward(self, x):
-        gtu, glu = self.block.self_attn.gtu, self.block.glu
+        gtu, glu, dropped = self.block.self_attn.gtu, self.block.glu, self.block._dropped
         y = self._norm(x)
         u, v = F.silu(gtu.u_proj(y)), F.silu(gtu.v_proj(y))
         mixed = self.product(v.unsqueeze(1), gtu.toep.coefficients(x.shape[1])).squeeze(1)
-        x = x + gtu.o(u * mixed)
+        x = x + dropped(gtu.o(u * mixed))
         y = self._norm(x)
-        return x + glu.l3(F.silu(glu.l1(y)) * glu.l2(y))
+        return x + dropped(glu.l3(F.silu(glu.l1(y)) * glu.l2(y)))
 
     @staticmethod
     def _norm(x):

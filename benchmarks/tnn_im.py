@@ -25,7 +25,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from benchmarks.peaks import by_faster_library, describe
-from harness.machine import keep_freed_memory
+from harness.memory import keep_freed_memory
 from tnn.im.model import Gtu2d, TnnVit, build, stacked_channels_first, stacked_matrices
 from tnn.network.fused import gated_grid
 from tnn.network.glu import GLU

@@ -4,15 +4,17 @@ many layers of the same width, in tokens a second and peak memory.
     python benchmarks/tnn_lm.py [--rounds 3] [--threads N] [--batch 2] [--length 512]
 
 Both have 7 layers of width 512 and GPT-2's vocabulary, tied, and are trained with fairseq's
-criterion and Adam on random tokens. "+" is the transformer with its linear layers by the library
-that kernels/product.py chooses. The updates take turns in one process; medians. The peak memory of
-each is that of a process that makes three of its updates.
+criterion and Adam on random tokens. "plain" is ours with its layers written as the paper's
+equations (tnn_block.py) and fairseq's log softmax, "+" the transformer with its linear layers by
+the library that kernels/product.py chooses. The updates take turns in one process; medians. The
+peak memory of each is that of a process that makes three of its updates.
 """
 
 import argparse
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 if __package__ in (None, ""):
@@ -22,7 +24,9 @@ import torch
 from torch import nn
 
 from benchmarks.peaks import by_faster_library, describe, memory_alone
-from harness.machine import keep_freed_memory
+from benchmarks.tnn_block import Written
+from benchmarks.tnn_operator import plain
+from harness.memory import keep_freed_memory, keep_freed_memory_later
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = 50_260
@@ -34,7 +38,21 @@ ARCHITECTURES = {
                    "--decoder-ffn-embed-dim 2048 --decoder-attention-heads 8 "
                    "--decoder-normalize-before",
 }
-FORMS = {"ours": "ours", "transformer": "transformer", "transformer+": "transformer"}
+FORMS = {"ours": "ours", "plain": "ours", "transformer": "transformer",
+         "transformer+": "transformer"}
+
+
+def write_out(decoder: nn.Module) -> None:
+    """The layers as their equations, and fairseq's own log softmax."""
+    from fairseq.models import FairseqDecoder
+
+    def written(layer: nn.Module):
+        as_equations = Written(layer, plain)
+        return lambda x, memory=None: as_equations(x)
+    for layer in decoder.layers:
+        layer.batch_first = written(layer)
+    decoder.get_normalized_probs_scriptable = partial(
+        FairseqDecoder.get_normalized_probs_scriptable, decoder)
 
 
 class Stepper:
@@ -57,6 +75,8 @@ class Stepper:
             dictionary.add_symbol(str(i))
         task = LanguageModelingTask(cfg.task, dictionary)
         self.model: nn.Module = task.build_model(cfg.model).train()
+        if form == "plain":
+            write_out(self.model.decoder)
         if form.endswith("+"):
             by_faster_library(self.model)
         self.criterion = task.build_criterion(cfg.criterion)
@@ -79,8 +99,8 @@ class Stepper:
 
 def three_steps(form: str, batch: int, length: int, threads: int) -> None:
     torch.set_num_threads(threads)
-    if form == "ours":  # as the scripts do
-        keep_freed_memory()
+    if form == "ours":  # as its scripts do
+        keep_freed_memory_later()
     stepper = Stepper(form, batch, length)
     for _ in range(3):
         stepper.step()

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.peaks import describe
-from harness.machine import keep_freed_memory
+from harness.memory import keep_freed_memory
 from tnn.lra.baselines import Transformer
 from tnn.lra.model import GluBlock, LraModel
 from tnn.lra.norms import BatchNorm

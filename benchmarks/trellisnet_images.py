@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.peaks import describe, memory_alone
-from harness.machine import keep_freed_memory
+from harness.memory import keep_freed_memory
 from trellisnet.seq_MNIST_CIFAR import model
 from trellisnet.seq_MNIST_CIFAR.seq_mnist_cifar import parse_args
 

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.peaks import best, describe
-from harness.machine import keep_freed_memory
+from harness.memory import keep_freed_memory
 from trellisnet.gates import compiled_gates
 from trellisnet.levels import trellis_levels
 

@@ -102,7 +102,8 @@ class Keeper(Updates):
         slow = machine.set_aside_slow_flags(args)
         self.free = {*self.free, *slow}
         self._read_resume()
-        self.fabric = machine.make_fabric(args, **self.ddp)
+        self.fabric = machine.make_fabric(
+            args, self.writes and not getattr(args, "eval", False), **self.ddp)
         for line in slow.values():
             self.say(line)
         self.waiting = Waiting(self.fabric)

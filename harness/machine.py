@@ -1,10 +1,8 @@
 """What a run computes on: device and processes, random states, memory, sums over processes."""
 
-import ctypes
 import math
 import os
 import random
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,12 +15,14 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from harness.endings import BadInput
+from harness.memory import keep_freed_memory, keep_freed_memory_later
 
 
 # ------------------------------------------------------------------------ devices, processes
-def make_fabric(args: Namespace, **ddp) -> Fabric:
+def make_fabric(args: Namespace, trains: bool = False, **ddp) -> Fabric:
     """Device, precision and processes as the flags of harness.flags say; launches the processes and
-    seeds them alike. `ddp` are arguments of DistributedDataParallel. Raises BadInput."""
+    seeds them alike. trains: are there going to be updates? `ddp` are arguments of
+    DistributedDataParallel. Raises BadInput."""
     kind = device_of(args)
     # torchrun says how many processes there are on this machine, whatever --devices says.
     local = int(os.environ.get("LOCAL_WORLD_SIZE", getattr(args, "devices", 1)))
@@ -34,7 +34,7 @@ def make_fabric(args: Namespace, **ddp) -> Fabric:
                     strategy=DDPStrategy(**ddp) if local * nodes > 1 else "auto")
     fabric.launch()
     if fabric.device.type == "cpu":
-        keep_freed_memory()
+        (keep_freed_memory_later if trains else keep_freed_memory)()
         torch.set_flush_denormal(True)  # products of gates underflow; a denormal costs 100 cycles
     if args.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -104,22 +104,6 @@ def bf16_pays() -> bool:
     has = torch.cpu.get_capabilities()
     return (has.get("architecture") != "x86_64" or has.get("avx512_bf16", False)
             or has.get("amx_bf16", False))
-
-
-def keep_freed_memory() -> None:
-    """Lets glibc keep the memory of freed arrays for the next ones.
-
-    By default it returns every large array to the system and asks for it again at the next step:
-    75,000 to 120,000 page faults, 5 to 40 % of a training step. The price is that a process may
-    grow beyond its need, since sequence lengths vary; MALLOC_MMAP_MAX_ in the environment (glibc's
-    own setting) overrules this. Does nothing with another C library.
-    """
-    if sys.platform != "linux" or "MALLOC_MMAP_MAX_" in os.environ:
-        return
-    with suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-4, 0)          # M_MMAP_MAX
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 def share(fabric: Fabric, count: int) -> slice:

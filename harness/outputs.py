@@ -17,6 +17,8 @@ def check_output(flag: str, path: str, source: str = "") -> None:
     folder = Path(path).parent
     if path == "-":
         return
+    if not path:
+        raise BadInput(f"{flag} is empty: give the name of a file")
     if os.path.isdir(path) or path.endswith(os.sep):
         raise BadInput(f"{flag} {path} is a folder: give the name of a file")
     if not folder.is_dir():

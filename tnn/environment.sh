@@ -9,9 +9,6 @@ export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
 # fairseq and its dependencies warn of their own old calls, dozens of lines at every start.
 export PYTHONWARNINGS=${PYTHONWARNINGS:-ignore}
 
-# glibc would give freed memory back after every operation; getting it again costs 10 % of a step.
-export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_-0} MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_-4294967296}
-
 # stop MESSAGE ...: one line, exit code 2
 stop() {
     echo "tnn: $*" >&2

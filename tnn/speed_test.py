@@ -60,7 +60,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.endings import BadInput, orderly_exit
-from harness.machine import keep_freed_memory
+from harness.memory import keep_freed_memory
 from tnn.lra.baselines import Transformer
 from tnn.lra.model import LraModel
 from tnn.lra.recipes import model_arguments, settings_of

@@ -118,27 +118,6 @@ def test_compile_on_a_cpu(no_gpu, slower, words, before):
     assert list(said) == ["compile"] * (slower and before is True)
 
 
-# ---------------------------------------------------------------------------------- memory
-@pytest.mark.parametrize("name", ["MALLOC_MMAP_MAX_", ""])
-def test_freed_memory_is_kept_unless_the_environment_says_otherwise(monkeypatch, name):
-    asked = []
-    library = SimpleNamespace(mallopt=lambda *what: asked.append(what))
-    monkeypatch.setattr(machine.ctypes, "CDLL", lambda _: library)
-    monkeypatch.setattr(machine.sys, "platform", "linux")
-    monkeypatch.delenv("MALLOC_MMAP_MAX_", raising=False)
-    if name:
-        monkeypatch.setenv(name, "65536")
-    machine.keep_freed_memory()
-    assert asked == ([] if name else [(-4, 0), (-1, 2**31 - 1)])
-
-
-@pytest.mark.parametrize("system", ["darwin", "win32"])
-def test_another_system_is_asked_for_nothing(monkeypatch, system):
-    monkeypatch.setattr(machine.sys, "platform", system)
-    monkeypatch.setattr(machine.ctypes, "CDLL", lambda _: pytest.fail("asked"))
-    machine.keep_freed_memory()
-
-
 @pytest.mark.parametrize(("count", "world"), [(8, 1), (8, 2), (7, 3), (3, 3), (10, 4)])
 def test_shares_are_disjoint_in_order_and_even(count, world):
     shares = [machine.share(SimpleNamespace(global_rank=rank, world_size=world), count)

@@ -3,12 +3,14 @@ whose second derivative is lost looks like a penalty of zero: no error, wrong tr
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from common.splitcross import linear_cross_entropy, linear_cross_entropy_plain
 from kernels import cpu
 from kernels import lstm as lstm_module
 from kernels import product as product_module
 from kernels.forget_mult import forget_mult, forget_mult_plain
+from kernels.log_softmax import log_softmax_
 from kernels.lstm import lstm, lstm_plain
 from kernels.product import linear, linear_plain, product, product_plain
 from kernels.qrnn_gates import qrnn_gates, qrnn_gates_plain
@@ -37,6 +39,8 @@ OPERATIONS = {  # fast form, plain form, shapes of the inputs
              [(5, 3, 4), (1, 3, 7), (1, 3, 7), (28, 4), (28, 7), (28,), (28,)]),
     "product": (product, product_plain, [(5, 63), (63, 3)]),
     "linear": (linear, linear_plain, [(5, 2, 3), (7, 3), (7,)]),
+    "log_softmax_": (lambda x, y: log_softmax_(x * y), lambda x, y: F.log_softmax(x * y, -1),
+                     [(5, 7), (7,)]),
     "linear_cross_entropy": (with_targets(linear_cross_entropy),
                              with_targets(linear_cross_entropy_plain), [(5, 3), (130, 3), (130,)]),
 }

@@ -17,6 +17,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from harness.endings import BadInput, complain, orderly_exit
 from harness.lock import Lock
+from harness.memory import keep_freed_memory, keep_freed_memory_later
 from kernels.cpu import bf16_pays
 
 
@@ -40,6 +41,8 @@ def call_main(cfg: FairseqConfig, main: Callable, **more) -> None:
     training = Path(main.__code__.co_filename).parts[-2:] == ("fairseq_cli", "train.py")
     with orderly_exit(sys.argv[0]):
         forget_tpu(cfg)
+        if on_cpu(cfg):
+            (keep_freed_memory_later if training else keep_freed_memory)()
         if training:
             check_precision(cfg)
             main = functools.partial(train_alone, main)
@@ -63,9 +66,13 @@ def forget_tpu(cfg: FairseqConfig) -> None:
                 group.tpu = False
 
 
+def on_cpu(cfg: FairseqConfig) -> bool:
+    return cfg.common.cpu or not torch.cuda.is_available()
+
+
 def check_precision(cfg: FairseqConfig) -> None:
     """Raises BadInput for what fairseq cannot train in on a CPU, and says what does not pay."""
-    if torch.cuda.is_available() and not cfg.common.cpu:
+    if not on_cpu(cfg):
         return
     if cfg.common.fp16:
         raise BadInput("--fp16: fairseq trains in float16 on a GPU alone: leave it out, or give "

@@ -11,6 +11,7 @@ from fairseq.modules import AdaptiveInput
 from fairseq.modules.checkpoint_activations import checkpoint_wrapper
 from fairseq.utils import safe_getattr
 
+from kernels.log_softmax import log_softmax_
 from tnn.fairseq_plugin.options import TnnLanguageModelConfig, block_options, set_defaults
 from tnn.lm.architectures import ARCHITECTURES, COMMON
 from tnn.network.block import TnnBlock
@@ -73,6 +74,15 @@ class TnnDecoder(TransformerDecoder):
         with encoders_together(operators, prev_output_tokens.shape[1]):
             return super().extract_features_scriptable(prev_output_tokens, encoder_out,
                                                        incremental_state, *rest)
+
+    def get_normalized_probs_scriptable(self, net_output, log_probs, sample=None):
+        """fairseq's. In training the scores of the vocabulary, which are most of an update's
+        memory, become their own log probabilities."""
+        logits = net_output[0]
+        if (log_probs and logits.requires_grad and not logits.is_leaf
+                and self.adaptive_softmax is None and not self.onnx_trace):
+            return log_softmax_(logits)
+        return super().get_normalized_probs_scriptable(net_output, log_probs, sample)
 
     def buffered_future_mask(self, tensor):
         """None: a T x T mask would only be ignored (0.8 GB at T = 14336)."""

@@ -145,7 +145,7 @@ def text_of(dictionary: "Dictionary", ids: list[int], decode: Callable[[list[str
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with orderly_exit("generate.py"):
-        if args.outf:
+        if args.outf is not None:
             check_output("--outf", args.outf, args.checkpoint)
         encode, decode = codec(args.bpe)
         model, task = load(args.checkpoint, args.data, DECODER)
@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
         seconds = time.perf_counter() - start
         text = text_of(dictionary, out[0, 1:].tolist(), decode)
         print(text)
-        if args.outf:
+        if args.outf is not None:
             with text_output(args.outf) as file:
                 file.write(f"{text}\n")
         print(f"{args.tokens / seconds:.1f} tokens/s", file=sys.stderr)
