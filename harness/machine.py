@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from harness.endings import BadInput
 from harness.memory import keep_freed_memory, keep_freed_memory_later
+from harness.notices import notice
 
 
 # ------------------------------------------------------------------------ devices, processes
@@ -42,6 +43,17 @@ def make_fabric(args: Namespace, trains: bool = False, **ddp) -> Fabric:
     if args.precision == "64":  # else Fabric rounds what a module returns to single precision
         torch.set_default_dtype(torch.float64)
     seed_everything(getattr(args, "seed", 0))
+    return fabric
+
+
+def make_fabric_of_tool(args: Namespace) -> Fabric:
+    """make_fabric for a program without a Keeper, which uses a model; what is to be said of the
+    flags goes to stderr."""
+    slow = set_aside_slow_flags(args)
+    fabric = make_fabric(args)
+    for line in (*slow.values(), set_tf32(fabric, args)):
+        if line:
+            notice(line)
     return fabric
 
 

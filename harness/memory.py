@@ -7,6 +7,9 @@ from contextlib import suppress
 
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+_hook = None     # called after every update of this process
+_asked = False   # is memory to be kept after the next one?
+
 
 def keep_freed_memory() -> None:
     """Lets glibc keep the memory of freed arrays for the next ones.
@@ -28,7 +31,14 @@ def keep_freed_memory_later() -> None:
     """The same from the end of the first update on. What lives as long as the run, gradients and
     the optimiser's state, would otherwise lie among the arrays of the first pass, and leave gaps
     that fit nothing: up to a tenth more memory."""
-    def first_update(*_) -> None:
-        hook.remove()
+    global _hook, _asked
+    _hook = _hook or register_optimizer_step_post_hook(_after_update)
+    _asked = True
+
+
+def _after_update(*_) -> None:
+    """It stays registered: a hook that is taken out while hooks are called breaks the call."""
+    global _asked
+    if _asked:
+        _asked = False
         keep_freed_memory()
-    hook = register_optimizer_step_post_hook(first_update)

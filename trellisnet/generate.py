@@ -50,7 +50,7 @@ import torch
 from torch import Tensor
 
 from harness.endings import bad_input, orderly_exit
-from harness.machine import make_fabric
+from harness.machine import make_fabric_of_tool
 from harness.outputs import check_output, text_output
 from texts.vocabulary import ids_of
 from texts.words import EOS
@@ -135,7 +135,7 @@ def prompt_ids(prompt: str, spaced: bool, vocabulary: list[str]) -> list[int]:
 
 def run(args: Namespace) -> None:
     check_output("--outf", args.outf, args.load)
-    fabric = make_fabric(args)
+    fabric = make_fabric_of_tool(args)
     trained = load_trained("--load", args.load, args, fabric)
     spaced = trained.task != "char_PTB"
     start = prompt_ids(args.prompt, spaced, trained.words)

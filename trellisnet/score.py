@@ -51,7 +51,7 @@ from torch import Tensor
 
 from common.splitcross import perplexity
 from harness.endings import BadInput, orderly_exit
-from harness.machine import make_fabric
+from harness.machine import make_fabric_of_tool
 from texts.scores import continuous, independent, of_targets, report
 from texts.sentences import Text, characters, opened, read_text, words
 from trellisnet.lm import Reading, TrainingLoss, batchify, reading, segments
@@ -121,7 +121,7 @@ def like_test(trained: Trained, text: Text, log_p) -> Tensor:
 
 
 def run(args: Namespace) -> None:
-    fabric = make_fabric(args)
+    fabric = make_fabric_of_tool(args)
     trained = load_trained("MODEL", args.model, args, fabric)
     with opened(args.text) as file:
         text = read_text(file, trained.index, trained.end, tokeniser(trained))

@@ -38,7 +38,7 @@ from torch import Tensor
 
 from harness import files
 from harness.endings import BadInput, bad_input, orderly_exit
-from harness.machine import make_fabric
+from harness.machine import make_fabric_of_tool
 from sparse_seq.language_modeling.data import Corpus
 from sparse_seq.language_modeling.model import LanguageModel
 from sparse_seq.weights import is_ours, load_weights, weights_of
@@ -83,7 +83,7 @@ def columns(model: LanguageModel, source: Tensor, bptt: int) -> Tensor:
 
 
 def run(args: argparse.Namespace) -> None:
-    fabric = make_fabric(args)
+    fabric = make_fabric_of_tool(args)
     model, known = load(Path(args.model))
     model = fabric.to_device(model)
     index = {word: i for i, word in enumerate(known)}

@@ -33,6 +33,8 @@ NOT_DETERMINISTIC = (aten.cumsum.default, aten.kthvalue.default, aten.histc.defa
                      aten.put_.default, aten.upsample_bilinear2d_backward.default,
                      aten._adaptive_avg_pool2d_backward.default,
                      aten.reflection_pad1d_backward.default, aten.nll_loss2d_forward.default)
+# Views whose numbers are changed where they are read: below autograd nobody would change them.
+READ_OTHERWISE = {aten._conj.default: torch.conj_physical, aten._neg_view.default: torch.neg}
 # Views and allocations: no kernel is launched.
 FREE = {"view", "detach", "alias", "t", "transpose", "permute", "expand", "slice", "select",
         "unsqueeze", "squeeze", "split", "split_with_sizes", "_unsafe_view", "as_strided", "chunk",
@@ -143,6 +145,8 @@ def run(func, args, kwargs):
     name = func._schema.name.split("::")[1]
     if "pack_padded_sequence" in name or "pad_packed_sequence" in name:
         return packed_sequence(func, name, args, kwargs)
+    if on_device and func in READ_OTHERWISE:
+        return PretendedTensor(READ_OTHERWISE[func](unwrap(args[0])))
     asked = kwargs.get("device")
     target = None if asked is None else torch.device(asked).type
     if not on_device and target != "cuda":

@@ -86,7 +86,8 @@ def update():
 first = update()
 net.load_state_dict(kept); torch.cuda.set_rng_state(state)
 again = update()
-value = {"first": first.item(), "again": again.item(), "device": str(x.device),
+z = torch.complex(torch.arange(3.0), torch.ones(3))
+value = {"conjugate": (z.cuda().conj() * 1).cpu().imag.tolist(), "first": first.item(), "again": again.item(), "device": str(x.device),
          "draw": torch.rand(3, device="cuda").cpu().tolist(), "host": torch.rand(3).tolist()}
 """
 
@@ -126,5 +127,6 @@ def test_what_is_right_is_left_alone(reports):
 
 def test_the_device_draws_from_a_stream_of_its_own(reports):
     value = reports["clean"]["value"]
+    assert value["conjugate"] == [-1, -1, -1]
     assert value["first"] == value["again"]  # the state was taken and put back
     assert value["draw"] != value["host"]

@@ -55,6 +55,31 @@ def test_the_language_models(run_jobs, tmp_path, kind, more):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+def test_trained_models_are_used(run_jobs, tmp_path, precision):
+    """Text by each memory, the likeliest one: the same, and one wait for all of it. Scores."""
+    text, model = tmp_path / "text.txt", str(tmp_path / "checkpoint_last.pt")
+    text.write_text("w00 w01 w02\nw03 zebra\n")
+    common = ["--device", "cuda", "--precision", precision]
+    jobs = [{"module": "tnn.lm.generate", "argv": [
+        model, "--prompt", "w01 w02", "--tokens", "40", "--temperature", "0", "--memory", memory,
+        *common]} for memory in ("window", "etsc", "full")]
+    jobs += [{"module": "tnn.lm.score", "argv": [model, str(text), *more, *common]}
+             for more in ((), ("--independent",))]
+    first, *reports = run_jobs([train("alm", tmp_path, 2), *jobs], seconds=900)
+    assert first["exit"] == 0, first["error"] + first["output"][-2000:]
+    for report in reports:
+        assert report["exit"] == 0, report["error"] + report["output"][-2000:]
+        assert report["problems"] == {}
+    written = [report["output"].splitlines()[-2] for report in reports[:3]]
+    assert written[0] == written[1] == written[2]
+    for report in reports[:3]:
+        waits = sum(count for sync, count in report["syncs"].items() if "to host" in sync)
+        assert waits <= 1 + 6, report["syncs"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("more", [(), ("--bf16",)], ids=["32", "bf16"])
 def test_glue(run_jobs, tmp_path, more):
     """Fine-tuned with what script_glue.sh says, validated in between, and resumed."""

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from harness import memory
 
@@ -29,13 +30,18 @@ def test_another_system_is_asked_for_nothing(monkeypatch, system):
 
 
 def test_a_run_keeps_it_from_its_first_update_on(monkeypatch):
-    kept = []
+    """And a second run in this process, with other hooks around."""
+    kept, seen = [], []
     monkeypatch.setattr(memory, "keep_freed_memory", lambda: kept.append(True))
     weight = torch.zeros(2, requires_grad=True)
     optimizer = torch.optim.SGD([weight], lr=1)
-    memory.keep_freed_memory_later()
     weight.sum().backward()
-    assert kept == []
-    for _ in range(3):
-        optimizer.step()
-        assert kept == [True]
+    for runs in (1, 2):
+        memory.keep_freed_memory_later()
+        other = register_optimizer_step_post_hook(lambda *_: seen.append(True))
+        assert len(kept) == runs - 1
+        for _ in range(3):
+            optimizer.step()
+            assert len(kept) == runs
+        other.remove()
+    assert len(seen) == 6

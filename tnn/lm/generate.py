@@ -41,6 +41,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     p.add_argument("--temperature", type=float, default=1.0, help="0: always the most likely token")
     p.add_argument("--seed", type=int, default=1, help="same seed, same text")
     p.add_argument("--outf", metavar="FILE", help="text file to write as well, UTF-8")
+    flags.add_machine(p, cuda=False)
     args = flags.parse(p, argv)
     flags.check(p, args, not_negative=("tokens",))
     if args.temperature and not args.temperature >= 1e-3:  # less overflows
@@ -54,6 +55,7 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
+from harness.machine import make_fabric_of_tool
 from harness.outputs import check_output, text_output
 from tnn.lm.checkpoint import DECODER, load
 from tnn.network.recurrence import MEMORIES
@@ -148,14 +150,16 @@ def main(argv: list[str] | None = None) -> None:
         if args.outf is not None:
             check_output("--outf", args.outf, args.checkpoint)
         encode, decode = codec(args.bpe)
+        fabric = make_fabric_of_tool(args)
         model, task = load(args.checkpoint, args.data, DECODER)
         with bad_input(f"{args.checkpoint}: "):
-            decoder = DecoderLM(model)
+            decoder = DecoderLM(fabric.to_device(model))
         dictionary = task.source_dictionary
         ids = prompt_ids(dictionary, encode(args.prompt))
         start = time.perf_counter()
-        with bad_input(f"--memory {args.memory}: "):  # not every model knows every memory
-            out = generate(decoder, torch.tensor([ids]), args.tokens,
+        # Not every model knows every memory.
+        with bad_input(f"--memory {args.memory}: "), fabric.autocast():
+            out = generate(decoder, torch.tensor([ids]).to(fabric.device), args.tokens,
                            sampler(args.temperature, args.seed), args.memory)
         seconds = time.perf_counter() - start
         text = text_of(dictionary, out[0, 1:].tolist(), decode)

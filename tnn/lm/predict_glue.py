@@ -57,7 +57,7 @@ from torch import Tensor
 
 from harness import files
 from harness.endings import BadInput, bad_input, orderly_exit
-from harness.machine import make_fabric
+from harness.machine import make_fabric_of_tool
 from tnn.lm.checkpoint import CLASSIFIER, load
 from tnn.lm.prepare_glue import Table, encoder, places, read, splits
 
@@ -148,7 +148,7 @@ def run(args: Namespace) -> None:
     sets = {name: questions(found, args.task) for name, found in tables.items()}
     with bad_input("--out: "):
         args.out.mkdir(parents=True, exist_ok=True)
-    fabric = make_fabric(args)
+    fabric = make_fabric_of_tool(args)
     model, task = load(args.checkpoint, args.data, CLASSIFIER)
     refuse_other_task(task, args.task, args.checkpoint)
     model, encode = fabric.to_device(model), encoder(args.bpe)

@@ -34,6 +34,7 @@ def parse_args(argv: list[str] | None = None) -> Namespace:
     p.add_argument("--bpe", metavar="FOLDER", help="encoder.json and vocab.bpe of GPT-2")
     p.add_argument("--block", type=int, metavar="N",
                    help="tokens of a block (None: as in training)")
+    flags.add_machine(p, cuda=False)
     args = flags.parse(p, argv)
     flags.check(p, args, positive=("block",))
     return args
@@ -45,6 +46,7 @@ if __name__ == "__main__":
 import torch
 from torch import Tensor
 
+from harness.machine import make_fabric_of_tool
 from texts.scores import AT_ONCE, independent, report
 from texts.sentences import Text, opened, read_text, words
 from tnn.lm.checkpoint import DECODER, load
@@ -52,16 +54,17 @@ from tnn.lm.generate import codec
 
 
 class Columns:
-    """log p of source[1:] (T, B) given the rows above: (T-1, B) float64, by `model` of fairseq."""
+    """log p of source[1:] (T, B) given the rows above: (T-1, B) float64 on the CPU, by `model` of
+    fairseq on `device`."""
 
-    def __init__(self, model, words: int):
-        self.model, self.words = model, words
+    def __init__(self, model, words: int, device: torch.device):
+        self.model, self.words, self.device = model, words, device
 
     @torch.no_grad()
     def __call__(self, source: Tensor) -> Tensor:
-        tokens = source.t()                                                      # (B, T)
+        tokens = source.t().to(self.device)                                      # (B, T)
         rows = max(1, AT_ONCE // (self.words * tokens.shape[1]))
-        return torch.cat([self._block(part) for part in tokens.split(rows)]).t()
+        return torch.cat([self._block(part) for part in tokens.split(rows)]).t().cpu()
 
     def _block(self, tokens: Tensor) -> Tensor:
         found = self.model(tokens[:, :-1])
@@ -97,6 +100,7 @@ def byte_pairs(encode, decode):
 
 def run(args: Namespace) -> None:
     encode, decode = codec(args.bpe)
+    fabric = make_fabric_of_tool(args)
     model, task = load(args.model, args.data, DECODER)
     dictionary, block = task.source_dictionary, args.block or task.args.tokens_per_sample
     if task.args.add_bos_token:
@@ -104,9 +108,10 @@ def run(args: Namespace) -> None:
     with opened(args.text) as file:
         text = read_text(file, dictionary.indices, dictionary.eos(),
                          byte_pairs(encode, decode) if args.bpe else words, dictionary.unk_word)
-    columns = Columns(model, len(dictionary))
-    found = (independent(columns, text, dictionary.eos()) if args.independent
-             else continuous(columns, text, dictionary.eos(), block))
+    columns = Columns(fabric.to_device(model), len(dictionary), fabric.device)
+    with fabric.autocast():
+        found = (independent(columns, text, dictionary.eos()) if args.independent
+                 else continuous(columns, text, dictionary.eos(), block))
     report(text, found, args, {i: decode([dictionary[i]]) or dictionary[i]
                                for i in text.ids.unique().tolist()})
 
