@@ -87,7 +87,8 @@ first = update()
 net.load_state_dict(kept); torch.cuda.set_rng_state(state)
 again = update()
 z = torch.complex(torch.arange(3.0), torch.ones(3))
-value = {"conjugate": (z.cuda().conj() * 1).cpu().imag.tolist(), "first": first.item(), "again": again.item(), "device": str(x.device),
+value = {"first": first.item(), "again": again.item(), "device": str(x.device),
+         "conjugate": (z.cuda().conj() * 1).cpu().imag.tolist(),
          "draw": torch.rand(3, device="cuda").cpu().tolist(), "host": torch.rand(3).tolist()}
 """
 
