@@ -123,6 +123,7 @@ def made_there(make):
 def pretend_triton() -> None:
     """The kernels run in Triton's interpreter, on the numbers behind the tensors, and in one block
     where that can be: as many take as many times as long."""
+    import triton
     from triton.runtime import interpreter
     from triton.runtime.interpreter import InterpretedFunction
 
@@ -137,7 +138,8 @@ def pretend_triton() -> None:
     gates_triton._launch = launch_at_once
     # The interpreter puts its functions into triton.language at each call, of a kernel and of what
     # it calls, and takes them out again: a fifth of the time. Nothing is compiled here: they stay.
-    patched = interpreter._patch_lang(gates_triton._forward_kernel.fn)
+    for function in (gates_triton._forward_kernel, triton.language.zeros):  # tl's names, and core's
+        patched = interpreter._patch_lang(function.fn)
     patched.restore = lambda: None
     interpreter._patch_lang = lambda fn: patched
     real = InterpretedFunction.run
