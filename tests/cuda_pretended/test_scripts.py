@@ -102,5 +102,6 @@ def test_trained_models_are_used(run_jobs, tmp_path):
     for report in reports:
         assert report["exit"] == 0, report["error"] + report["output"][-2000:]
         assert report["problems"] == {}
-    words = sum(count for sync, count in reports[3]["syncs"].items() if "generate.py" in sync)
-    assert words <= 12 + 2
+    for report in reports[3:]:  # what is sent to the device is the model, once
+        assert sum(count for sync, count in report["syncs"].items()
+                   if "device to host" in sync) == 12, report["syncs"]
