@@ -103,7 +103,7 @@ def test_an_error_of_the_allocator_is_one_line(capsys):
         torch.empty(2**46)
 
     cfg = argparse.Namespace(distributed_training=argparse.Namespace(distributed_init_method=None),
-                             common=argparse.Namespace(bf16=False))
+                             common=argparse.Namespace(bf16=False, cpu=True))
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(commands, "fairseq_call_main", lambda cfg, main: main(cfg))
