@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -72,6 +73,20 @@ def describe(device: torch.device | str = "cpu", measure: bool = True) -> dict[s
         print("products: " + ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s"
                                        for name, rate in found.items()), flush=True)
     return found
+
+
+def take_turns(steppers: dict[str, Any], rounds: int, threads: int) -> dict[str, float]:
+    """Median seconds of each one's step(). They take turns; a first round, which compiles and
+    allocates, does not count. With one thread it is processor time."""
+    clock = time.process_time if threads == 1 else time.perf_counter
+    seconds: dict[str, list[float]] = {name: [] for name in steppers}
+    for round_ in range(rounds + 1):
+        for name, stepper in steppers.items():
+            start = clock()
+            stepper.step()
+            if round_:
+                seconds[name].append(clock() - start)
+    return {name: sorted(found)[len(found) // 2] for name, found in seconds.items()}
 
 
 def memory_alone(steps: Callable[..., None], *given) -> float:

@@ -12,7 +12,6 @@ peak memory of each is that of a process that makes three of its updates.
 
 import argparse
 import sys
-import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ if __package__ in (None, ""):
 import torch
 from torch import nn
 
-from benchmarks.peaks import by_faster_library, describe, memory_alone
+from benchmarks.peaks import by_faster_library, describe, memory_alone, take_turns
 from benchmarks.tnn_block import Written
 from benchmarks.tnn_operator import plain
 from harness.memory import keep_freed_memory, keep_freed_memory_later
@@ -119,16 +118,8 @@ def main() -> None:
     keep_freed_memory()
     describe()
     forms = {form: Stepper(form, args.batch, args.length) for form in FORMS}
-    clock = time.process_time if args.threads == 1 else time.perf_counter
-    seconds: dict[str, list[float]] = {form: [] for form in forms}
-    for round_ in range(args.rounds + 1):
-        for form, stepper in forms.items():
-            start = clock()
-            stepper.step()
-            if round_:
-                seconds[form].append(clock() - start)
-    rates = {form: args.batch * args.length / sorted(found)[len(found) // 2]
-             for form, found in seconds.items()}
+    rates = {form: args.batch * args.length / seconds
+             for form, seconds in take_turns(forms, args.rounds, args.threads).items()}
     for form, stepper in forms.items():
         count = sum(p.numel() for p in stepper.model.parameters())
         print(f"  {form:12} {count:,} parameters  {rates[form]:.0f} tokens/s  peak "

@@ -10,7 +10,6 @@ one process; medians. The peak memory of each is that of a process that does thr
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 if __package__ in (None, ""):
@@ -20,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.peaks import describe, memory_alone
-from harness.memory import keep_freed_memory
+from benchmarks.peaks import describe, memory_alone, take_turns
+from harness.memory import keep_freed_memory, keep_freed_memory_later
 from trellisnet.seq_MNIST_CIFAR import model
 from trellisnet.seq_MNIST_CIFAR.seq_mnist_cifar import parse_args
 
@@ -71,7 +70,7 @@ class Stepper:
 
 def three_steps(form: str, batch: int) -> None:
     if form == "ours":  # as the scripts do
-        keep_freed_memory()
+        keep_freed_memory_later()
     stepper = Stepper(form, batch)
     for _ in range(3):
         stepper.step()
@@ -88,15 +87,7 @@ def main() -> None:
     keep_freed_memory()
     describe()
     forms = {form: Stepper(form, args.batch) for form in ("ours", "LSTM")}
-    clock = time.process_time if args.threads == 1 else time.perf_counter
-    seconds = {form: [] for form in forms}
-    for round_ in range(args.rounds + 1):
-        for form, stepper in forms.items():
-            start = clock()
-            stepper.step()
-            if round_:  # the first of all compiles and allocates
-                seconds[form].append(clock() - start)
-    medians = {form: sorted(found)[len(found) // 2] for form, found in seconds.items()}
+    medians = take_turns(forms, args.rounds, args.threads)
     for form, stepper in forms.items():
         print(f"  {form:5} {size(stepper.loss):,} parameters  {medians[form]:.3f} s a step  "
               f"{args.batch / medians[form]:.1f} images/s  peak {peaks[form]:.0f} MiB")
