@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
+from harness import processes
 from harness.endings import BadInput
 from harness.memory import keep_freed_memory, keep_freed_memory_later
 from harness.notices import notice
@@ -31,6 +32,8 @@ def make_fabric(args: Namespace, trains: bool = False, **ddp) -> Fabric:
     if kind in ("auto", "cuda") and local > torch.cuda.device_count() > 0:
         raise BadInput(f"--devices {local}: this machine has {torch.cuda.device_count()} GPU"
                        f"{'s' * (torch.cuda.device_count() > 1)}")
+    if local * nodes > 1:
+        processes.end_in_order()
     fabric = Fabric(accelerator=kind, devices=local, num_nodes=nodes, precision=args.precision,
                     strategy=DDPStrategy(**ddp) if local * nodes > 1 else "auto")
     fabric.launch()

@@ -20,6 +20,7 @@ Notation: T time, B batch, I input size, H hidden size, D directions; h, c hidde
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # before there is a group: see harness/processes.py
 from torch import Tensor, nn
 from torch.autograd.function import Function
 

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 
 from harness import files
+from tests.exits import as_torchrun_starts, free_port
 from tests.harness.same import same
-from tests.trust.test_parallel import free_port
 
 TOY = "tests.harness.toy"
 FLAGS = ["--save-interval", "4", "--devices", "2"]
@@ -22,12 +22,8 @@ def start(server, folder: Path, *more: str, per_rank=lambda rank: {}) -> list:
     """As torchrun starts them. per_rank: hooks of each."""
     port, found = free_port(), []
     for rank in range(2):
-        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2,
-                       "GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-                       "TORCHELASTIC_RUN_ID": "harness"}
-        environment = {name: str(value) for name, value in environment.items()}
-        found.append(server.start(TOY, [*FLAGS, *more], folder, environment=environment,
-                                  **per_rank(rank)))
+        found.append(server.start(TOY, [*FLAGS, *more], folder,
+                                  environment=as_torchrun_starts(rank, 2, port), **per_rank(rank)))
     return found
 
 

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from sparse_seq import SparseLSTM
 from sparse_seq.language_modeling.model import LanguageModel, TrainingLoss
 from sparse_seq.parallel import clip_grad_norm_, distribute, full_state_dict
+from tests.exits import threads_of_gloo
 
 LAYERS = [
     {"input_size": 11, "hidden_size": 13, "blocks": 3, "density": 0.5, "wdrop": 0.4},
@@ -79,8 +80,9 @@ def main() -> None:
     dist.all_gather_object(shares, here)
     assert sum(shares) == total, shares
     assert max(shares) < total
-    print(f"process {rank}: equal")
     dist.destroy_process_group()
+    assert not threads_of_gloo()
+    print(f"process {rank}: equal")
 
 
 if __name__ == "__main__":

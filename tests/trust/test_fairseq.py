@@ -13,11 +13,12 @@ import pytest
 pytest.importorskip("fairseq", reason="fairseq is not installed, see README: Installing")
 
 from harness import files
+from tests.exits import free_port
 from tests.tnn.lm.test_fairseq_train import CAUSAL
 from tests.trust.forked import ROOT, Server
 from tests.trust.payloads import payloads
 from tests.trust.runs import assert_same
-from tests.trust.test_parallel import free_port, largest_difference
+from tests.trust.test_parallel import largest_difference
 
 DATA = ROOT / "tests/golden/cases/tnn_lm/cli/data-bin"
 FLAGS = ["--user-dir", str(ROOT / "tnn/fairseq_plugin"), "--task", "language_modeling", str(DATA),

@@ -3,12 +3,12 @@ every process after each, and dropout masks of their own."""
 
 import math
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
 
+from tests.exits import as_torchrun_starts, free_port, two_processes
 from tests.trust.forked import ROOT
 from tests.trust.runs import events
 from tests.trust.scripts import SCRIPTS
@@ -31,12 +31,6 @@ PLAIN_SGD = {"word-wt103": "--optim SGD", "char-ptb": "--optim SGD", "seq-images
              "awd-qrnn": "--optimizer sgd", "sparse-tagger": "--optimizer sgd"}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def run_processes(place, script, folder, n, *more, **hooks) -> None:
     """n processes of one machine, as torchrun starts them. Hooks' files get the rank appended."""
     if n == 1:
@@ -44,12 +38,8 @@ def run_processes(place, script, folder, n, *more, **hooks) -> None:
         return
     port, children = free_port(), []
     for rank in range(n):
-        environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": n, "LOCAL_WORLD_SIZE": n,
-                       "GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-                       "TORCHELASTIC_RUN_ID": "trust"}
         children.append(place.start(
-            script, folder, *more,
-            environment={name: str(value) for name, value in environment.items()},
+            script, folder, *more, environment=as_torchrun_starts(rank, n, port),
             **{name: f"{path}{rank}" for name, path in hooks.items()}))
     for rank, child in enumerate(children):
         done = child.wait(240)
@@ -136,6 +126,18 @@ def tells(line: str) -> bool:
     entries = math.prod(int(n) for n in shape.strip("(").split(",") if n.strip())
     zeros = int(rest.split()[0])
     return min(zeros, entries - zeros) >= 8
+
+
+@pytest.mark.parametrize("name", [pytest.param(
+    name, marks=[] if name == "awd-main" else [pytest.mark.slow]) for name in SEVERAL])
+def test_processes_end_in_order(place, name):
+    """Nothing is left between them that Python's end could break: see harness/processes.py."""
+    script = SCRIPTS[name]
+    folder = folder_of(place, script)
+    argv = script.argv(folder, place.data, "--max-steps", "4")
+    for code, err in two_processes(script.module, *argv, cwd=folder):
+        assert code == 0, err
+    place.count("processes", "2 processes, no thread left between them at the end")
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ fairseq starts its commands through distributed_utils.call_main, fairseq-generat
 main itself. Importing this module, which --user-dir does before, replaces both.
 """
 
+import atexit
 import functools
 import os
 import sys
@@ -15,6 +16,7 @@ from fairseq.dataclass.configs import FairseqConfig
 from fairseq.distributed import utils as distributed_utils
 from torch.multiprocessing import ProcessExitedException
 
+from harness import processes
 from harness.endings import BadInput, complain, orderly_exit
 from harness.lock import Lock
 from harness.memory import keep_freed_memory, keep_freed_memory_later
@@ -47,11 +49,19 @@ def call_main(cfg: FairseqConfig, main: Callable, **more) -> None:
             check_precision(cfg)
             main = functools.partial(train_alone, main)
         try:
-            fairseq_call_main(cfg, main, **more)
+            fairseq_call_main(cfg, functools.partial(end_in_order, main), **more)
         except ProcessExitedException as error:  # a process of several, which has said why
             if error.exit_code != 2:
                 raise
             sys.exit(2)
+
+
+def end_in_order(main: Callable, cfg: FairseqConfig, **more) -> None:
+    """main, after which a process of several lets go of the others: fairseq never does."""
+    if torch.distributed.is_initialized():
+        processes.end_in_order()
+        atexit.register(vars(distributed_utils.get_global_group).clear)  # it keeps a group there
+    main(cfg, **more)
 
 
 def forget_tpu(cfg: FairseqConfig) -> None:
@@ -87,13 +97,13 @@ def train_alone(main: Callable, cfg: FairseqConfig, **more) -> None:
     would overwrite the other's checkpoints, and checkpoint_best.pt would end as the worse one."""
     if cfg.checkpoint.no_save:
         return main(cfg, **more)
-    folder, processes = Path(cfg.checkpoint.save_dir), Processes()
+    folder, several = Path(cfg.checkpoint.save_dir), Processes()
     lock = Lock(folder / ".lock")
     try:
         make(folder)
-        lock.acquire(f"--save-dir {folder}", processes)
+        lock.acquire(f"--save-dir {folder}", several)
     except BadInput as error:
-        sys.exit(complain(sys.argv[0], error, 2) if processes.is_global_zero else 2)
+        sys.exit(complain(sys.argv[0], error, 2) if several.is_global_zero else 2)
     try:
         main(cfg, **more)
     except AssertionError as error:  # of a checkpoint of another criterion, or another precision

@@ -4,7 +4,6 @@ import argparse
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import pytest
 import torch
 
 from harness import files
+from tests.exits import free_port
 
 pytest.importorskip("fairseq", reason="fairseq is not installed, see README: Installing")
 
@@ -35,7 +35,7 @@ MASKED = [*COMMON, "--task", "masked_lm", "--criterion", "masked_lm", "--arch",
 
 def start(flags, folder, updates):
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-m", "fairseq_cli.train", *flags,
+        [sys.executable, "-W", "ignore", "-m", "tests.exits", "fairseq_cli.train", *flags,
          "--save-dir", str(folder), "--max-update", str(updates)],
         cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -96,9 +96,7 @@ def losses(text):
 def one_and_two_processes(flags, folder, updates):
     """One process that accumulates two batches against two processes with one each."""
     flags = [*flags, "--dropout", "0"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     pair = [start([*flags, "--distributed-world-size", "2", "--distributed-rank", str(rank),
                    "--distributed-init-method", f"tcp://127.0.0.1:{port}", "--distributed-backend",
                    "gloo", "--distributed-no-spawn", "--ddp-backend", "legacy_ddp"],

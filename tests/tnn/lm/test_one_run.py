@@ -11,8 +11,8 @@ import torch
 from filelock import FileLock
 
 from harness import files
+from tests.exits import free_port
 from tests.tnn.lm.conftest import FORK, ROOT
-from tests.trust.test_parallel import free_port
 
 FLAGS = ["--user-dir", ROOT / "tnn/fairseq_plugin", "--task", "language_modeling", "--arch",
          "tnn_v2_decay_99_pre", "--decoder-embed-dim", "8", "--decoder-layers", "1",
