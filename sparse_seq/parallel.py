@@ -5,6 +5,7 @@
     loss.backward()
     clip_grad_norm_(model, 0.25)
     optimizer.step()                                # made after distribute()
+    dist.destroy_process_group()                    # at the end: see harness/processes.py
 
 Block number m of every layer lives on process m mod n: its weights, gradients, optimizer state and
 activations exist only there, which is what makes room for layers that no single device could hold.
