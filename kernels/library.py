@@ -38,6 +38,10 @@ SIGNATURES = {
     "rms_norm_forward": ("nnd n pp ppp n", ("f32",)),
     "rms_norm_backward": ("nnd n ppp ppp n", ("f32",)),
     "add_bf16": ("n ppp n", ("f32",)),
+    "gated_grid_forward": ("nnnn ppp p n", ("f32", "f64")),
+    "gated_grid_backward": ("nnnn ppp pppp n", ("f32", "f64")),
+    "silu_product_forward": ("nn ppp n", ("f32", "f64")),
+    "silu_product_backward": ("nn ppppp n", ("f32", "f64")),
     "gated_step": ("nnnd pppppp pp ppp nnnn n", ("f32",)),
 }
 _TYPES = {"n": ctypes.c_long, "d": ctypes.c_double, "p": ctypes.c_void_p}

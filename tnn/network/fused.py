@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import Function
 
+from kernels import silu_gates
 from kernels.library import exporting
 from kernels.product import add_product_, product, product_into
 from kernels.second_derivatives import plain_gradients
@@ -273,6 +274,8 @@ class _SiluProduct(Function):
     @staticmethod
     def forward(ctx, z):
         ctx.save_for_backward(z)
+        if silu_gates.has_kernel(z):
+            return silu_gates.silu_product(z)
         a, b = z.chunk(2)
         return F.silu(a).mul_(b)
 
@@ -281,6 +284,8 @@ class _SiluProduct(Function):
         z, = ctx.saved_tensors
         if torch.is_grad_enabled():
             return plain_gradients(fused_plain.silu_product, [z], [d])[0]
+        if silu_gates.has_kernel(z):
+            return silu_gates.silu_product_backward(z, d)
         dz = torch.empty_like(z)
         (a, b), (da, db) = z.chunk(2), dz.chunk(2)
         torch.mul(F.silu(a), d, out=db)
@@ -294,6 +299,9 @@ class _GatedGrid(Function):
 
     @staticmethod
     def forward(ctx, z, T_H, T_W):
+        if silu_gates.has_grid_kernel(z, T_H, T_W):
+            ctx.save_for_backward(z, None, T_H, T_W)
+            return silu_gates.gated_grid(z, T_H, T_W)
         g, m = torch.empty_like(z[0]), z.new_empty(z.shape[1:], dtype=T_H.dtype)
         with torch.autocast(z.device.type, enabled=False):
             for part in channel_pieces(z):
@@ -309,6 +317,8 @@ class _GatedGrid(Function):
         if torch.is_grad_enabled():
             with torch.autocast(z.device.type, enabled=False):
                 return tuple(plain_gradients(fused_plain.gated_grid, (z, T_H, T_W), [dg]))
+        if m is None:
+            return silu_gates.gated_grid_backward(z, T_H, T_W, dg)
         dz = torch.empty_like(z, dtype=T_H.dtype)
         dT_H, dT_W = torch.empty_like(T_H), torch.empty_like(T_W)
         with torch.autocast(z.device.type, enabled=False):

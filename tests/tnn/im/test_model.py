@@ -48,7 +48,9 @@ def same(fast, plain, *inputs, atol=1e-5):
 
 @pytest.mark.parametrize(("C", "H", "b", "W"), [(1, 1, 1, 1), (5, 3, 2, 4), (63, 7, 1, 7),
                                                 (130, 14, 8, 14), (7, 1, 3, 9)])
-def test_fast_products_equal_the_equations(C, H, b, W, monkeypatch):
+@pytest.mark.parametrize("kernels", ["1", "0"])
+def test_fast_products_equal_the_equations(C, H, b, W, kernels, monkeypatch):
+    monkeypatch.setenv("KERNELS", kernels)
     monkeypatch.setattr(fused, "CACHE", 4000)  # several parts, the last one shorter
     torch.manual_seed(0)
     T_H, T_W = torch.randn(C, H, H), torch.randn(C, W, W)
@@ -63,7 +65,9 @@ def test_rows_equal_the_matrix(n):
              torch.randn(3, 2, lags))
 
 
-def test_norm_and_product_equal_the_plain_forms():
+@pytest.mark.parametrize("kernels", ["1", "0"])
+def test_norm_and_product_equal_the_plain_forms(kernels, monkeypatch):
+    monkeypatch.setenv("KERNELS", kernels)
     torch.manual_seed(0)
     x = torch.randn(3, 4, 7)
     x[1, 2] = 0  # the zero vector keeps the plain form's gradient
