@@ -25,7 +25,7 @@ returns Tno's outputs for them.
 
 Notation: b batch, n positions at once, c channels (the heads' side by side), K lags kept, P and Q
 lengths of the inner and outer blocks, N length for which the state space is exact, m = N + 1,
-S = m // 2 states.
+S = m // 2.
 """
 
 import math
@@ -163,22 +163,22 @@ class Window(_Memory):
 
 
 class StateSpace(_Memory):
-    """u_i = lambda u_{i-1} + x_i, y_i = Re sum_s b_s u_i[s] with S complex states per channel.
+    """u_i = lambda u_{i-1} + x_i, y_i = Re sum_s b_s u_i[s] with S + 1 complex states per channel.
 
-    With r the coefficients without decay, r_N = -sum of the others (the zero frequency vanishes),
-    lambda_s = g exp(-2 pi i s / m) and b the Fourier transform of r over m. r is real, so states
-    s and m - s are conjugate, and one of the two is kept. All in double precision: rounding of
-    lambda is raised to the power of the lag, 4e-5 after 512 positions in single precision.
+    With r the coefficients without decay and r_N = 0, lambda_s = g exp(-2 pi i s / m) and b the
+    Fourier transform of r over m. r is real, so states s and m - s are conjugate, and one of the
+    two is kept. (The paper does without state 0, by an r_N that makes the zero frequency vanish: a
+    sum of N numbers, beside which single precision loses the others' digits. Here it is kept.)
 
     The states after several inputs, and several outputs of the same states, are Fourier transforms
-    of length m. N may be anything from `longest` on: it is such that these are fast. State 0 is
-    kept with b_0 = 0, so that the transforms need no copy without it.
+    of length m. N may be anything from `longest` on: it is such that these are fast. lambda is
+    raised to a power Q at a time, in double precision: 4e-5 after 512 single positions in float32.
 
     Raises ValueError unless the operator is causal, with par_type 1 and act_type "none", and when
     more than `longest` positions are asked for.
     """
 
-    outer = 2048  # to look back takes transforms of the whole length, in double precision
+    outer = 2048  # to look back takes transforms of the whole length
 
     def __init__(self, tno: Tno, longest: int):
         _check(tno)
@@ -186,26 +186,25 @@ class StateSpace(_Memory):
             raise ValueError(f"StateSpace: act_type {tno.act_type} acts on decayed coefficients")
         super().__init__(_flat(tno.coefficients(longest)), longest)
         self.m = m = fft_length(longest + 1, 1)
-        r = _flat(tno.undecayed(m - 1)).double().t()  # (c, N)
-        r = torch.cat([r, -r.sum(-1, keepdim=True)], dim=-1)  # (c, m)
-        self.b = torch.fft.rfft(r).conj() / m  # (c, S + 1)
-        self.b[:, 0] = 0
+        r = _wide(_flat(tno.undecayed(m - 1))).t()  # (c, N)
+        self.b = torch.fft.rfft(r, m).conj() / m    # (c, S + 1)
         g = tno.decay()
         self.g = (torch.ones_like(r[:, :1]) if g is None else _flat(g).t()).double()  # (c, 1)
         angles = -2 * math.pi * torch.arange(m // 2 + 1, device=r.device).double() / m
-        self.lambda_Q = self.g ** self.Q * torch.polar(torch.ones_like(angles), angles * self.Q)
-        self.damping = self.g ** torch.arange(1, self.Q + 1, device=r.device)  # (c, Q)
+        turn = torch.polar(torch.ones_like(angles), angles * self.Q)
+        self.lambda_Q = (self.g ** self.Q).to(r.dtype) * turn.to(self.b.dtype)
+        self.damping = (powers(self.g, self.Q) * self.g).to(r.dtype)  # g .. g^Q (c, Q)
         self.u: Tensor | None = None  # (b, c, S + 1)
 
     def take_in(self, v):
         """With z_k = g^k v_{n-1-k} the new inputs' part is a Fourier transform, sum_k
         z_k exp(-2 pi i s k / m), of length m since n <= N < m."""
-        n = v.shape[-1]
-        u, powers = self.u, torch.arange(n, device=v.device)
+        n, u = v.shape[-1], self.u
         if u is None:
             self.u = torch.empty(*v.shape[:2], self.b.shape[1], dtype=self.b.dtype, device=v.device)
         for part in self._parts():
-            new = torch.fft.rfft(v[:, part].flip(-1).double() * self.g[part] ** powers, self.m)
+            z = v[:, part].flip(-1) * powers(self.g[part], n).to(self.damping.dtype)
+            new = torch.fft.rfft(z, self.m)
             if u is None:
                 self.u[:, part] = new
             else:
@@ -213,12 +212,11 @@ class StateSpace(_Memory):
 
     def look_back(self):
         """y_{i+k} = g^k Re sum_s b_s u_s exp(-2 pi i s k / m), over all s: irfft adds the
-        conjugate halves."""
-        y = self.t.new_empty(*self.u.shape[:2], self.Q, dtype=_wide(self.t).dtype)
+        conjugate halves, and has exp(+ ..), so that k is found at m - k."""
+        y = self.t.new_empty(*self.u.shape[:2], self.Q, dtype=self.damping.dtype)
         for part in self._parts():
-            spectrum = (self.b[part] * self.u[:, part]).conj_physical_()
-            found = torch.fft.irfft(spectrum, self.m, norm="forward")[..., 1:self.Q + 1]
-            y[:, part] = found.mul_(self.damping[part])
+            found = torch.fft.irfft(self.b[part] * self.u[:, part], self.m, norm="forward")
+            torch.mul(found[..., self.m - self.Q:].flip(-1), self.damping[part], out=y[:, part])
         return y
 
     def _parts(self):
@@ -240,6 +238,15 @@ def _check(tno):
         raise ValueError("only a causal operator can be computed one position at a time")
     if tno.par_type != 1:
         raise ValueError("par_type 2 and 3 have other coefficients at every length")
+
+
+def powers(g: Tensor, n: int) -> Tensor:
+    """g (c, 1) -> 1, g, g^2 .. g^(n-1): (c, n), by products of those that are known: to raise each
+    number to its power took most of the time of a long prompt."""
+    known = torch.ones_like(g)
+    while known.shape[1] < n:
+        known = torch.cat([known, known * g ** known.shape[1]], 1)
+    return known[:, :n]
 
 
 def _wide(x):
