@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from report import plots, published, records
 from report.plots import COLORS, GREY, Line
 from report.published import Line as Published
-from report.records import Record
+from report.records import Draws, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,29 +90,54 @@ def beginnings(found: list[Record], row: str) -> list[tuple[int, float, str]]:
 
 
 # ------------------------------------------------------------------ ours beside what others have
-def outsiders_ptb(results: Path) -> dict[int, float]:
-    """{epoch: test perplexity} of an outsider's run of the published command."""
+def outsiders_ptb(results: Path, layers: int = 3) -> dict[int, float]:
+    """{epoch: test perplexity} of an outsider's run of the published command, or of the same with
+    fewer layers."""
     return {int(line["epoch"]): float(line["test_ppl"])
             for line in rows_of(results / "others" / "adabelief_sgd.csv")
-            if line["layers"] == "3" and int(line["epoch"]) < 100}
+            if line["layers"] == str(layers) and int(line["epoch"]) < 100}
 
 
 def ptb_beside_others(axes: "Axes", found: list[Record], results: Path) -> None:
     """Test perplexity by epoch of the published command: an outsider's log, our first epochs."""
-    others = outsiders_ptb(results)
-    axes.plot(*zip(*others.items(), strict=True), color=GREY,
-              label="an outsider's log of the original")
+    by_epoch(axes, outsiders_ptb(results))
     points = beginnings(found, "awd-ptb")
     if points:
         axes.plot([p[0] for p in points], [p[1] for p in points], "o", color=COLORS[1],
                   markersize=6, label="ours", zorder=3)
     axes.axhline(58.8, color=COLORS[2], linewidth=1, linestyle="--", label="published, at the end")
+    axes.legend(frameon=False)
+
+
+def one_layer_beside_others(axes: "Axes", found: list[Record], results: Path) -> None:
+    """The same for one layer, of which we have several seeds."""
+    by_epoch(axes, outsiders_ptb(results, 1))
+    ours = one_layer(found)
+    axes.errorbar(list(ours), [draws.mean for draws in ours.values()],
+                  [draws.deviation for draws in ours.values()], fmt="o", color=COLORS[1],
+                  markersize=5, capsize=3, label="ours, mean and deviation of the seeds", zorder=3)
+    axes.legend(frameon=False)
+
+
+def by_epoch(axes: "Axes", others: dict[int, float]) -> None:
+    """An outsider's log, on a logarithmic axis of epochs."""
+    axes.plot(*zip(*others.items(), strict=True), color=GREY,
+              label="an outsider's log of the original")
     axes.set_xscale("log")
     axes.set_xticks([1, 2, 5, 10, 20, 50, 100])
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     plots.finish(axes, "test perplexity", "epoch (of 500)", [58.8, 600])
-    axes.legend(frameon=False)
+
+
+def one_layer(found: list[Record]) -> dict[int, Draws]:
+    """{epoch: test perplexities of the seeds} of awd-ptb-layer1, each epoch's own closing test."""
+    epochs: dict[int, list[float]] = {}
+    for record in records.newest(found):
+        for step in record["steps"] if record["row"] == "awd-ptb-layer1" else ():
+            if step["curve"] and (value := step["final"].get("test_ppl")):
+                epochs.setdefault(step["curve"][-1]["epoch"], []).append(value)
+    return {epoch: Draws(values) for epoch, values in sorted(epochs.items())}
 
 
 def wt2_by_others(axes: "Axes", results: Path) -> None:
@@ -199,13 +224,18 @@ def ours_at_the_beginning(found: list[Record], results: Path) -> str:
     epochs: dict[int, list[float]] = {}
     for epoch, value, _ in beginnings(found, "awd-ptb"):
         epochs.setdefault(epoch, []).append(value)
-    theirs = outsiders_ptb(results)
-    both = [epoch for epoch in epochs if epoch in theirs]
-    text = "; ".join(f"epoch {epoch}: {' and '.join(f'{x:.2f}' for x in epochs[epoch])}, theirs "
-                     f"{theirs[epoch]:.2f}" for epoch in both)
+    return compared({epoch: (" and ".join(f"{x:.2f}" for x in values), statistics.mean(values))
+                     for epoch, values in epochs.items()}, outsiders_ptb(results))
+
+
+def compared(ours: dict[int, tuple[str, float]], theirs: dict[int, float]) -> str:
+    """ours: {epoch: (as written, mean)}."""
+    both = [epoch for epoch in ours if epoch in theirs]
     if not both:
         return "ours."
-    more = 100 * (statistics.mean(epochs[both[-1]]) / theirs[both[-1]] - 1)
+    text = "; ".join(f"epoch {epoch}: {ours[epoch][0]}, theirs {theirs[epoch]:.2f}"
+                     for epoch in both)
+    more = 100 * (ours[both[-1]][1] / theirs[both[-1]] - 1)
     last = (f" After epoch {both[-1]} ours is {abs(more):.0f} % {'below' if more < 0 else 'above'} "
             "theirs, which is not explained." if abs(more) > 3 else "")
     return f"ours ({text}).{last}"
@@ -225,6 +255,12 @@ def beside_others(found: list[Record], results: Path) -> Iterator[tuple[str, Sho
                 f"{ours_at_the_beginning(found, results)} At the first epoch a few per cent say "
                 "nothing: our two runs of the same command and seed, with one thread and with two, "
                 "differ by as much."),
+        "layer1": ([one_layer(found), tables["others/adabelief_sgd.csv"]],
+                   lambda: single(lambda axes: one_layer_beside_others(axes, found, results)),
+                   "The same command with `--nlayers 1`, test perplexity: the outsider's log and "
+                   + compared({epoch: (draws.write("ppl"), draws.mean)
+                               for epoch, draws in one_layer(found).items()},
+                              outsiders_ptb(results, 1))),
         "wt2": ([tables["others/gluon_wt2.csv"]],
                 lambda: single(lambda axes: wt2_by_others(axes, results)),
                 "WikiText-2, validation perplexity of another implementation (gluon-nlp): how a "

@@ -138,7 +138,8 @@ def first_epochs(found: list[Record], beside: dict[str, Shown]) -> list[str]:
                          *(step_numbers.own(step)), step["threads"],
                          step_numbers.duration(step["wall_seconds"]), step["date"][:10],
                          f"[record]({record['path']})"])
-    return ["## First epochs at full size", "", *beside["ptb"].markdown(),
+    one_layer = beside["layer1"].markdown() if "layer1" in beside else []
+    return ["## First epochs at full size", "", *beside["ptb"].markdown(), *one_layer,
             *table(["run", "epochs", "metric", "validation / test", "threads", "wall time", "date",
                     ""], rows), "",
             "The outsider's log has test perplexity 337.22, 220.76, 178.69 after epochs 1, 2, 3; "

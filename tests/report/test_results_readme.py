@@ -160,6 +160,22 @@ def test_first_epochs_are_drawn_once_beside_an_outsiders(results):
     assert text.count("| `awd-ptb-epochs` | 2 | perplexity | - / 221.50 |") == 1
 
 
+def test_one_layer_stands_beside_an_outsiders_by_mean_and_spread(results):
+    shutil.copytree(ROOT / "results" / "others", results / "others")
+    first = make_step("awd-ptb-epochs", "epoch-01", shrunk="x", curve=make_step()["curve"][:1],
+                      final={"test_ppl": 325.41})
+    write_record(results, "awd-ptb-epochs", first)
+    steps = [make_step("awd-ptb-layer1", f"epoch-{n:02}-seed{seed}", seed=seed, shrunk="one layer",
+                       curve=make_step()["curve"][:n], final={"test_ppl": ppl + seed})
+             for n, ppl in ((1, 250), (10, 106)) for seed in (1, 2, 3)]
+    write_record(results, "awd-ptb-layer1", *steps)
+    text = readme(results)
+    assert ("ours (epoch 1: 252.00 +- 1.00 (3 seeds), theirs 253.44; "
+            "epoch 10: 108.00 +- 1.00 (3 seeds), theirs 114.48).") in text
+    assert "After epoch 10 ours is 6 % below theirs" in text
+    assert (results / "figures" / "layer1.svg").is_file()
+
+
 def test_released_weights_stand_beside_their_row_not_in_it(results):
     write_record(results, "trellis-ptb-pretrained", make_step(
         "trellis-ptb-pretrained", "eval", like="trellis-ptb", curve=[],
