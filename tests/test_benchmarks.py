@@ -20,7 +20,7 @@ precision_curves.py --only tnn/lra --seeds 1 --updates 5
 sparse_seq.py --repeats 1
 sparse_seq.py --repeats 1 --model
 tnn_block.py --lengths 64 --repeats 1 --no-figure
-tnn_generate.py --lengths 128 --no-figure
+tnn_generate.py --lengths 128 --rounds 1 --no-figure
 tnn_im.py --repeats 1
 tnn_im.py --lengths 14 --repeats 1
 tnn_lm.py --rounds 1 --batch 1 --length 64
