@@ -150,64 +150,62 @@ template <class S> struct Channel {
     }
 };
 
-template <class S> void gated_grid_forward(const Grid<S>& g, S* out, long threads) {
+// f(channel, number) of every channel, each thread with arrays of its own.
+template <class S, class F> void each_channel(const Grid<S>& g, long threads, F f) {
     const unsigned flags = flush_flags();
     #pragma omp parallel num_threads(threads)
     {
         FlushAs guard(flags);
         Channel<S> channel(g);
         #pragma omp for schedule(static)
-        for (long c = 0; c < g.C; ++c)
-            channel.forward(g.z + c * g.size, g.z + (g.C + c) * g.size, g.T_H + c * g.H * g.H,
-                            g.T_W + c * g.W * g.W, out + c * g.size);
+        for (long c = 0; c < g.C; ++c) f(channel, c);
     }
+}
+
+template <class S> void gated_grid_forward(const Grid<S>& g, S* out, long threads) {
+    each_channel<S>(g, threads, [&](Channel<S>& channel, long c) {
+        channel.forward(g.z + c * g.size, g.z + (g.C + c) * g.size, g.T_H + c * g.H * g.H,
+                        g.T_W + c * g.W * g.W, out + c * g.size);
+    });
 }
 
 template <class S>
 void gated_grid_backward(const Grid<S>& g, const S* d, S* dz, S* dT_H, S* dT_W, long threads) {
-    const unsigned flags = flush_flags();
-    #pragma omp parallel num_threads(threads)
-    {
-        FlushAs guard(flags);
-        Channel<S> channel(g);
-        #pragma omp for schedule(static)
-        for (long c = 0; c < g.C; ++c)
-            channel.backward(g.z + c * g.size, g.z + (g.C + c) * g.size, g.T_H + c * g.H * g.H,
-                             g.T_W + c * g.W * g.W, d + c * g.size, dz + c * g.size,
-                             dz + (g.C + c) * g.size, dT_H + c * g.H * g.H, dT_W + c * g.W * g.W);
-    }
+    each_channel<S>(g, threads, [&](Channel<S>& channel, long c) {
+        channel.backward(g.z + c * g.size, g.z + (g.C + c) * g.size, g.T_H + c * g.H * g.H,
+                         g.T_W + c * g.W * g.W, d + c * g.size, dz + c * g.size,
+                         dz + (g.C + c) * g.size, dT_H + c * g.H * g.H, dT_W + c * g.W * g.W);
+    });
 }
 
 // ---------------------------------------------------------------------------------- the product
-// rows of n numbers, threads apart: y = silu(a) b; and from dy, da and db.
-template <class S>
-void silu_product_forward(long rows, long n, const S* a, const S* b, S* y, long threads) {
+// f(at, left) for the registers of `rows` rows of n numbers, threads apart.
+template <class S, class F> void each_row(long rows, long n, long threads, F f) {
     const unsigned flags = flush_flags();
     #pragma omp parallel for schedule(static) num_threads(threads)
     for (long row = 0; row < rows; ++row) {
         FlushAs guard(flags);
-        const long at = row * n;
-        each<S>(n, [&](long j, long left) {
-            const Vec<S> x = load(a + at + j, left);
-            store(y + at + j, x * sigmoid<S>(x) * load(b + at + j, left), left);
-        });
+        each<S>(n, [&](long j, long left) { f(row * n + j, left); });
     }
+}
+
+// y = silu(a) b; and from dy, da and db.
+template <class S>
+void silu_product_forward(long rows, long n, const S* a, const S* b, S* y, long threads) {
+    each_row<S>(rows, n, threads, [&](long at, long left) {
+        const Vec<S> x = load(a + at, left);
+        store(y + at, x * sigmoid<S>(x) * load(b + at, left), left);
+    });
 }
 
 template <class S>
 void silu_product_backward(long rows, long n, const S* a, const S* b, const S* dy, S* da, S* db,
                            long threads) {
-    const unsigned flags = flush_flags();
-    #pragma omp parallel for schedule(static) num_threads(threads)
-    for (long row = 0; row < rows; ++row) {
-        FlushAs guard(flags);
-        const long at = row * n;
-        each<S>(n, [&](long j, long left) {
-            const Vec<S> x = load(a + at + j, left), s = sigmoid<S>(x), d = load(dy + at + j, left);
-            store(da + at + j, d * load(b + at + j, left) * silu_slope<S>(x, s), left);
-            store(db + at + j, d * x * s, left);
-        });
-    }
+    each_row<S>(rows, n, threads, [&](long at, long left) {
+        const Vec<S> x = load(a + at, left), s = sigmoid<S>(x), d = load(dy + at, left);
+        store(da + at, d * load(b + at, left) * silu_slope<S>(x, s), left);
+        store(db + at, d * x * s, left);
+    });
 }
 
 // ---- C names for ctypes; see SIGNATURES in library.py -------------------------------------------
