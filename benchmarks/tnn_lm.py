@@ -57,11 +57,12 @@ def write_out(decoder: nn.Module) -> None:
 class Stepper:
     """A model, its criterion and its optimiser."""
 
-    def __init__(self, form: str, batch: int, length: int):
+    def __init__(self, form: str, batch: int, length: int, bf16: bool = False):
         warnings.simplefilter("ignore")  # fairseq's own old calls
         from fairseq import optim, options, utils
         from fairseq.data import Dictionary
         from fairseq.dataclass.utils import convert_namespace_to_omegaconf
+        from fairseq.optim.fp16_optimizer import FP16Optimizer
         from fairseq.tasks.language_modeling import LanguageModelingTask
         torch.manual_seed(1)
         words = f"{COMMON.format(plugin=ROOT / 'tnn/fairseq_plugin')} {ARCHITECTURES[FORMS[form]]}"
@@ -80,7 +81,12 @@ class Stepper:
             by_faster_library(self.model)
         self.criterion = task.build_criterion(cfg.criterion)
         weights = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = optim.build_optimizer(cfg.optimizer, weights)
+        if bf16:  # as fairseq's trainer: rounded weights, and float32 ones that are updated
+            self.model.bfloat16()
+            cfg.common.bf16 = True
+            self.optimizer = FP16Optimizer.build_optimizer(cfg, weights)
+        else:
+            self.optimizer = optim.build_optimizer(cfg.optimizer, weights)
         tokens = torch.randint(10, WORDS, (batch, length + 1))
         self.sample = {"net_input": {"src_tokens": tokens[:, :-1].contiguous(),
                                      "src_lengths": torch.full((batch,), length)},

@@ -156,6 +156,32 @@ def test_torchs_own_where_onednn_has_no_say(monkeypatch, counted):
     assert not counted
 
 
+def layouts(rows, columns):
+    """Matrices of this shape, as windows and transposes of others."""
+    return [torch.randn(rows, columns), torch.randn(columns, rows).t(),
+            torch.randn(rows, columns + 4)[:, :columns], torch.randn(columns, rows + 4)[:, :rows].t(),
+            torch.randn(2 * rows, columns)[::2], torch.randn(rows, 2 * columns)[:, ::2],
+            torch.randn(1, columns).expand(rows, columns), torch.randn(rows, 1).expand(rows, columns)]
+
+
+def test_onednn_gets_no_weights_with_gaps(monkeypatch, chosen):
+    """It takes a thousand times as long for them."""
+    if chosen == "mkl":
+        pytest.skip("of the other library")
+    seen, own = [], module._onednn_linear()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_onednn_linear",
+                      lambda: lambda x, w, *more: seen.append(w) or own(x, w, *more))
+        for a in layouts(7, 12):
+            for b in layouts(12, 20):
+                out, expected = torch.empty(7, 20), a.double() @ b.double()
+                for found in (product(a, b), linear(a, b.t()), product_into(out, a, b),
+                              add_product_(torch.zeros(7, 20), a, b)):
+                    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    assert len(seen) == 4 * 8 * 8
+    assert all(w.is_contiguous() or w.t().is_contiguous() for w in seen)
+
+
 @pytest.mark.parametrize(("vendor", "instructions", "faster"), [
     ("AuthenticAMD", {"avx2", "avx512_f"}, True), ("AuthenticAMD", {"avx2"}, False),
     ("GenuineIntel", {"avx2", "avx512_f", "amx_bf16"}, False)])

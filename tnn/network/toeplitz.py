@@ -234,7 +234,7 @@ class _CircularConvolution(Function):
             return *plain_gradients(lambda x, t: _circular_convolution_plain(x, t, K), (x, t),
                                     [dy]), None, None
         if dy.device.type == "cpu":
-            return *toeplitz_cpu.backward(dy, X, A, length, size, K), None, None
+            return *toeplitz_cpu.backward(dy, X, A, t, size, K), None, None
         G = _padded_rfft(dy, size)
         dx = dt = None
         if A is not None:

@@ -7,7 +7,9 @@ inner loop, because the spectrum A of a chunk of rows serves every sample of it.
 Notation: B batch, R rows (each with its own coefficients), n length, K lags 0 .. K-1, L
 coefficients, N length of the FFT (`size`), F = N / 2 + 1 frequencies. The sequence is the last
 axis everywhere. x and dy may be bfloat16 or float16: the copies that pad them widen them as well,
-and those that keep the first n numbers of a transform round them.
+and those that keep the first n numbers of a transform round them. Short transforms are computed in
+double precision: all numbers of a transform get an error of the size of the largest one's rounding,
+most of what a small model loses to single precision; there they cost little.
 """
 
 from typing import Any
@@ -16,14 +18,16 @@ import torch
 from torch import Tensor
 
 CACHE = 1 << 16  # floats of one array; a handful of such arrays fit a core's second-level cache
+SHORT = 128      # N up to which transforms are in double precision
 
 
 def spectrum(t: Tensor, K: int, size: int) -> Tensor:
     """t (R, L) -> A (R, F), the transform of the circulant's first column: lags 0 .. K-1 first,
     negative lags at the end."""
     rows, length = t.shape
-    A = torch.empty(rows, size // 2 + 1, dtype=_complex(t))
-    column = _zeros(rows, size, t.dtype)
+    dtype = torch.float64 if size <= SHORT else t.dtype
+    A = torch.empty(rows, size // 2 + 1, dtype=_complex(dtype))
+    column = _zeros(rows, size, dtype)
     for chunk in _chunks(rows, size):
         part, filled = t[chunk], column[: chunk.stop - chunk.start]
         filled[:, :K] = part[:, :K]
@@ -48,14 +52,15 @@ def forward(x: Tensor, A: Tensor, size: int, keep: bool) -> tuple[Tensor, Tensor
     return _laid_out_as(x, y), X
 
 
-def backward(dy: Tensor, X: Tensor | None, A: Tensor | None, length: int, size: int,
-             K: int) -> tuple[Tensor | None, Tensor | None]:
-    """dy (B, R, n) -> dx (B, R, n), or None without A, and dt (R, L = length), or None without X;
+def backward(dy: Tensor, X: Tensor | None, A: Tensor | None, t: Tensor, size: int, K: int
+             ) -> tuple[Tensor | None, Tensor | None]:
+    """dy (B, R, n) -> dx (B, R, n), or None without A, and dt, like t (R, L), or None without X;
     the first K coefficients are those of lags 0, 1, 2 ..., the others end with lag -1."""
     batch, rows, n = dy.shape
+    length = t.shape[-1]
     dx, source = _output_and_source(dy)
     real = (X if A is None else A).real.dtype
-    dt = None if X is None else torch.empty(rows, length, dtype=real)
+    dt = None if X is None else torch.empty_like(t)
     padded = _zeros(rows, size, real)
     for chunk in _chunks(rows, size):
         conj_A = None if A is None else A[chunk].conj_physical()
@@ -109,8 +114,8 @@ def _zeros(rows, size, dtype):
     return torch.zeros(min(_rows_at_a_time(size), rows), size, dtype=dtype)
 
 
-def _complex(x):
-    return torch.complex128 if x.dtype == torch.float64 else torch.complex64
+def _complex(dtype):
+    return torch.complex128 if dtype == torch.float64 else torch.complex64
 
 
 def _padded_rfft(rows, padded):
