@@ -207,8 +207,8 @@ def _onednn_linear():
 
 
 def _onednn(x, w, bias):
-    """x (M,K), w (N,K) -> (M,N). Weights with gaps between their rows (or columns) it would multiply
-    a thousand times as slowly; all else that is not contiguous it takes as it is."""
+    """x (M,K), w (N,K) -> (M,N). Weights with gaps between rows (or columns) take it a thousand
+    times as long; of x it takes any layout."""
     if not (w.is_contiguous() or w.t().is_contiguous()):
         w = w.t().contiguous().t() if w.stride(0) == 1 else w.contiguous()
     return _onednn_linear()(x, w, bias, "none", [], "")

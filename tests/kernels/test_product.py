@@ -158,10 +158,11 @@ def test_torchs_own_where_onednn_has_no_say(monkeypatch, counted):
 
 def layouts(rows, columns):
     """Matrices of this shape, as windows and transposes of others."""
-    return [torch.randn(rows, columns), torch.randn(columns, rows).t(),
-            torch.randn(rows, columns + 4)[:, :columns], torch.randn(columns, rows + 4)[:, :rows].t(),
-            torch.randn(2 * rows, columns)[::2], torch.randn(rows, 2 * columns)[:, ::2],
-            torch.randn(1, columns).expand(rows, columns), torch.randn(rows, 1).expand(rows, columns)]
+    def some(rows, columns):
+        return [torch.randn(rows, columns), torch.randn(rows, columns + 4)[:, :columns],
+                torch.randn(2 * rows, columns)[::2], torch.randn(1, columns).expand(rows, columns)]
+
+    return some(rows, columns) + [a.t() for a in some(columns, rows)]
 
 
 def test_onednn_gets_no_weights_with_gaps(monkeypatch, chosen):
