@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.splitcross import SplitCrossEntropyLoss
-from kernels.product import Linear, linear  # torch.nn's, by the faster library on a CPU
+from kernels.product import Linear  # torch.nn's, by the faster library on a CPU
+from kernels.reused import Reused
 
 Hidden = tuple[list[Tensor], list[Tensor]]  # (h of every layer, c of every layer), each (B, out)
 
@@ -34,11 +35,12 @@ class LSTMCell(nn.Module):
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor, U: Tensor | None = None):
         """x (B, in), h and c (B, out) -> the next h and c. U: in place of h2h.weight."""
-        return self.step(self.i2h(x), h, c, U)
+        return self.step(self.i2h(x), h, c, Reused(self.h2h.weight if U is None else U))
 
-    def step(self, Wx: Tensor, h: Tensor, c: Tensor, U: Tensor | None = None):
-        """The same after the product with the input: Wx (B, 4*out)."""
-        Uh = linear(h, self.h2h.weight if U is None else U, self.h2h.bias)  # (B, 4*out)
+    def step(self, Wx: Tensor, h: Tensor, c: Tensor, U: Reused):
+        """The same after the product with the input, Wx (B, 4*out). U: a matrix that has been
+        prepared for the products of many time steps."""
+        Uh = U(h, self.h2h.bias)                                              # (B, 4*out)
         i, f, o, c_new = (Wx + Uh).chunk(4, dim=1)                            # (B, out) each
         c = torch.sigmoid(i) * torch.tanh(c_new) + torch.sigmoid(f) * c
         h = torch.sigmoid(o) * torch.tanh(c)
@@ -179,8 +181,9 @@ class AWD_LSTM(nn.Module):
             z = self.drop_inp(x_t, t)
             for k, layer in enumerate(self.layers):
                 if t == 0 or self.mask_per_step:
-                    U[k] = layer()
-                h[k], c[k] = layer.cell(z, h[k], c[k], U[k])                  # (B, out) each
+                    U[k] = Reused(layer())
+                Wx = layer.cell.i2h(z)                                        # (B, 4*out)
+                h[k], c[k] = layer.cell.step(Wx, h[k], c[k], U[k])            # (B, out) each
                 z = self.drops[k](h[k], t)
             output.append(z)
             output_nodrop.append(h[-1])
@@ -192,7 +195,7 @@ class AWD_LSTM(nn.Module):
         h, c = list(hidden[0]), list(hidden[1])
         x = self.drop_inp(x, 0)
         for k, layer in enumerate(self.layers):
-            U, steps = layer(), []
+            U, steps = Reused(layer()), []
             for Wx_t in layer.cell.i2h(x):                                    # (B, 4*out)
                 h[k], c[k] = layer.cell.step(Wx_t, h[k], c[k], U)
                 steps.append(h[k])
