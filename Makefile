@@ -66,6 +66,7 @@ bench: setup  ## speed against the plain form, side by side: all that is quoted 
 	$(PY) benchmarks/trellisnet_step.py --checkpoint 8
 	$(PY) benchmarks/trellisnet_images.py
 	$(PY) benchmarks/sparse_seq.py
+	$(PY) benchmarks/precision_speed.py --threads 1 2
 	$(PY) benchmarks/tnn_operator.py
 	$(PY) benchmarks/tnn_operator.py --cut --lengths 2300 2600 3000 4096 8192 16384
 	$(PY) benchmarks/tnn_block.py

@@ -6,7 +6,8 @@ compiled recurrence of cpp/lstm.cpp, elsewhere with torch's own fused LSTM (cuDN
 
 Under bfloat16 autocast on a CPU that has AVX-512 BF16, the operands of all products are rounded to
 bfloat16; their sums, and everything else, stay in float32. Other CPUs gain nothing from bfloat16
-(torch's own LSTM even refuses it), so there autocast changes nothing.
+(torch's own LSTM even refuses it), nor do layers with few multiplications: there autocast changes
+nothing.
 
 Notation: T time, B batch, I input size, H hidden size. Gates in torch's order: input, forget, cell,
 output. Arguments: x (T,B,I), h0, c0 (1,B,H), w_ih (4H,I), w_hh (4H,H), b_ih, b_hh (4H).
@@ -18,6 +19,7 @@ from torch.autograd.function import Function
 from torch.nn.utils.rnn import PackedSequence
 
 from kernels import cudnn, library
+from kernels import product as product_module
 from kernels.product import product, rounded_product, transposed
 from kernels.second_derivatives import plain_gradients
 
@@ -55,7 +57,9 @@ def lstm(x: Tensor, hidden: tuple[Tensor, Tensor], w_ih: Tensor, w_hh: Tensor, b
         )
     arguments = (x, h0, c0, w_ih, w_hh, b_ih, b_hh)
     if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        bf16 = torch.get_autocast_dtype("cpu") == torch.bfloat16 and library.has_bf16_instructions()
+        bf16 = (torch.get_autocast_dtype("cpu") == torch.bfloat16
+                and len(x) * B * (w_ih.numel() + w_hh.numel()) >= product_module.WORTH_ROUNDING
+                and library.has_bf16_instructions())
         with torch.autocast("cpu", enabled=False):
             return _lstm([a.float() for a in arguments], "lstm_bf16" if bf16 else "lstm")
     return _lstm(arguments, "lstm")

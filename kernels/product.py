@@ -22,6 +22,9 @@ from kernels import cpu, library
 # Multiplications from which on oneDNN makes good for its slower call. At 106 against 225 GFLOP/s a
 # thread, 2 * LARGE / 106e9 - 2 * LARGE / 225e9 is 50 us; with two threads it is half of that.
 LARGE = 5_000_000
+# On a CPU fewer multiplications than these cost less than to round their operands to bfloat16
+# (measured, Zen 4).
+WORTH_ROUNDING = 2_000_000
 # 32 bytes are 8 numbers. Longer rows pay for the copy behind them from so many multiplications, and
 # so many rows and terms of a sum, on (measured, Zen 3); beyond so many results they would take
 # memory that counts.
@@ -51,7 +54,10 @@ def add_product(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def add_product_(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """c += a b, for gradients written by hand: not differentiable."""
+    """c += a b, for gradients written by hand: not differentiable. c may be float32 and a, b
+    bfloat16."""
+    if c.dtype != a.dtype:
+        return c.add_(product_plain(a, b))
     if not _by_onednn(a, b, b.shape[-1]):
         if c.stride(1) == 1 and _misaligned(a, b, c.stride(0)):
             return c.copy_(_in_longer_rows(a, b, c))
@@ -64,6 +70,8 @@ def product_into(out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) 
     if _by_onednn(a, b, b.shape[-1]):
         y = _onednn(a, b.t(), None)
         return out.copy_(y) if bias is None else torch.add(y, bias, out=out)
+    if bias is not None and out.dtype == torch.bfloat16:  # rounded once
+        return torch.addmm(bias, a, b, out=out)
     if out.stride(1) == 1 and _misaligned(a, b, out.stride(0)):
         out.copy_(_in_longer_rows(a, b))
     else:

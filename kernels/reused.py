@@ -39,7 +39,9 @@ class Reused:
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """-> (N,O), in the weight's type, or autocast's."""
-        return linear(x, self.weight, bias) if self.plain else _Use.apply(x, self.weight, bias, self)
+        if self.plain:
+            return linear(x, self.weight, bias)
+        return _Use.apply(x, self.weight, bias, self)
 
     def times(self, way: str, x: Tensor, weight: Tensor) -> Tensor:
         """x weight^T, the weight in oneDNN's order where that pays. way: forward or backward."""

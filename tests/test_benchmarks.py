@@ -11,11 +11,12 @@ import pytest
 from benchmarks import awd_lstm_step
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = [line.split() for line in """
+SMALL = [[word.replace("~", " ") for word in line.split()] for line in """
 awd_lstm_corpus.py --millions 1
 awd_lstm_kernels.py --repeats 1
 awd_lstm_scratch.py --nhid 64 --timesteps 5 --repeats 1 --threads 1
 awd_lstm_step.py --repeats 1
+precision_speed.py --rounds 1 --only tagger,~as~published
 precision_curves.py --only tnn/lra --seeds 1 --updates 5
 sparse_seq.py --repeats 1
 sparse_seq.py --repeats 1 --model

@@ -4,6 +4,7 @@ Notation: T time, B batch, V vocabulary, E embedding size, H hidden size per dir
 a batch.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from common.dropout import WeightDrop, check_rate, dropout_mask
 from kernels.lstm import LSTM, lstm
+from kernels.product import WORTH_ROUNDING
 from kernels.transfer import sent
 from sparse_seq.embedding import SparseEmbedding
 
@@ -54,8 +56,15 @@ class Tagger(nn.Module):
         else:
             x = self.recurrent_plain(x, lengths)
         x = F.dropout(x, self.dropouth, self.training)
-        x = F.dropout(torch.tanh(self.hidden2intermediate(x)), self.dropouth, self.training)
-        return self.intermediate2tag(x)
+        with self._autocast(x):
+            x = F.dropout(torch.tanh(self.hidden2intermediate(x)), self.dropouth, self.training)
+            return self.intermediate2tag(x)
+
+    def _autocast(self, x: Tensor) -> AbstractContextManager:
+        """Off where rounding would cost more than it saves."""
+        small = x.numel() * self.hidden2intermediate.out_features < WORTH_ROUNDING
+        off = x.device.type == "cpu" and small and torch.is_autocast_enabled("cpu")
+        return torch.autocast("cpu", enabled=False) if off else nullcontext()
 
     def recurrent_plain(self, x: Tensor, lengths: Tensor) -> Tensor:
         """x (T, B, E) -> (N, 2H): torch.nn.LSTM on a packed sequence."""

@@ -15,6 +15,7 @@ import torch
 
 from kernels import build, library
 from kernels import lstm as module
+from kernels import product as product_module
 from kernels.lstm import lstm, lstm_plain
 
 SIZES = [(1, 1, 1), (2, 3, 7), (9, 2, 31), (4, 13, 127), (3, 7, 64), (2, 6, 33)]
@@ -131,6 +132,16 @@ def as_if_native(monkeypatch):
     if library.loaded() is None:
         pytest.skip("no compiler here")
     monkeypatch.setattr(library, "has_bf16_instructions", lambda: True)
+    monkeypatch.setattr(product_module, "WORTH_ROUNDING", 0)
+
+
+def test_few_multiplications_stay_in_float32(as_if_native, monkeypatch):
+    monkeypatch.setattr(product_module, "WORTH_ROUNDING", 6 * 3 * 4 * 9 * (5 + 9))
+    x, h0, c0, *weights = layer(6, 3, 5, 9)
+    exact = lstm(x, (h0, c0), *weights)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not torch.equal(lstm(x, (h0, c0), *weights)[0], exact)
+        assert torch.equal(lstm(x[:5], (h0, c0), *weights)[0], exact[:5])
 
 
 def layer(T, B, I, H):  # noqa: E741

@@ -2,8 +2,11 @@
 
 What lies between two matrix products is element-wise: it costs memory traffic, not arithmetic. In
 pieces that fit a core's cache it costs next to nothing; autograd of the same formulas writes each
-intermediate over the whole batch and keeps it. On a GPU, under autocast and while compiling the
-plain form is used, the same equations as PyTorch operations.
+intermediate over the whole batch and keeps it. On a GPU and while compiling the plain form is used,
+the same equations as PyTorch operations.
+
+Under bfloat16 autocast on a CPU inputs, weights and what is kept are rounded to bfloat16; the
+gradients of the weights are summed over the pieces in float32.
 
 Notation: b batch, n length, N = b n positions, D width, E and G inner widths, C channels, H x W
 grid; `rate` is that of a dropout, 0 outside training. Second derivatives go through fused_plain.py.
@@ -21,29 +24,33 @@ from kernels.second_derivatives import plain_gradients
 from tnn.network import fused_plain
 from tnn.network.grid import mixed
 
-silu_backward = torch.ops.aten.silu_backward  # (gradient of silu(a), a) -> gradient of a
 CACHE = 1 << 18  # floats of the widest array of a piece (by measurement, one core)
 
 
-def use_fused(x: Tensor) -> bool:
-    """On a CPU, in the arithmetic of the weights, and not while compiling."""
-    return (x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
-            and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling())
+def arithmetic(x: Tensor) -> torch.dtype | None:
+    """The type in which the fused forms compute: that of x, or autocast's. None where they do not:
+    on a GPU, while compiling, for other types."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        return dtype if dtype == torch.bfloat16 and x.dtype in (dtype, torch.float32) else None
+    return x.dtype if x.dtype in (torch.float32, torch.float64) else None
 
 
 # ------------------------------------------------------------------------------------- dropout
 def dropout(x: Tensor, rate: float) -> Tensor:
     """F.dropout, at a tenth of its cost on a CPU (see random_bits)."""
-    if not rate or not use_fused(x):
+    if not rate or not arithmetic(x):
         return F.dropout(x, rate)
     return x * drawn_mask(x, rate)
 
 
 def add_dropped(x: Tensor, y: Tensor, rate: float) -> Tensor:
-    """x + dropout(y)."""
-    if not rate or not use_fused(x):
+    """x + dropout(y), in x's type."""
+    if not rate or not arithmetic(x):
         return x + F.dropout(y, rate)
-    return torch.addcmul(x, y, drawn_mask(y, rate))
+    return torch.addcmul(x, y.to(x.dtype), drawn_mask(x, rate))
 
 
 def drawn_mask(x: Tensor, rate: float) -> Tensor:
@@ -65,33 +72,48 @@ def random_bits(count: int, rate: float) -> Tensor | None:
 def keep_mask(bits: Tensor, rate: float, dtype: torch.dtype) -> Tensor:
     """0 with probability `rate`, rounded to a multiple of 2^-16, else what makes the mean 1."""
     kept = 65536 - round(rate * 65536)
+    if dtype == torch.bfloat16:  # it would round the bits
+        return bits.lt(kept - 32768).to(dtype).mul_(65536 / kept)
     return bits.to(dtype).lt_(kept - 32768).mul_(65536 / kept)
 
 
 # ----------------------------------------------------------------------------------- functions
 def glu(x: Tensor, l1: nn.Linear, l2: nn.Linear, l3: nn.Linear, rate: float) -> Tensor:
     """l3( drop(silu(l1 x)) * l2 x ): x (b, n, D) -> the same shape."""
-    if not use_fused(x):
+    dtype = arithmetic(x)
+    if not dtype:
         return l3(F.dropout(F.silu(l1(x)), rate) * l2(x))
     weights = torch.cat([l1.weight, l2.weight]), joined(l1.bias, l2.bias)
     rows = x.reshape(-1, x.shape[-1])
     bits = random_bits(len(rows) * l1.out_features, rate)
-    return _Glu.apply(rows, *weights, l3.weight, l3.bias, bits, rate).view(x.shape)
+    with torch.autocast("cpu", enabled=False):
+        y = _Glu.apply(*given(dtype, rows, *weights, l3.weight, l3.bias), bits, rate)
+    return y.view(x.shape)
 
 
 def activated(x: Tensor, linear: nn.Linear) -> Tensor:
     """silu(linear x), channels first: x (b, n, D) -> (b, E, n)."""
-    if not use_fused(x):
+    dtype = arithmetic(x)
+    if not dtype:
         return F.silu(channels_first(x, linear))
-    return _Activated.apply(x, linear.weight, linear.bias)
+    with torch.autocast("cpu", enabled=False):
+        return _Activated.apply(*given(dtype, x, linear.weight, linear.bias))
 
 
 def gated_output(x: Tensor, m: Tensor, u: nn.Linear, o: nn.Linear, rate: float) -> Tensor:
     """o( silu(u x) * drop(m) ): x (b, n, D), m (b, E, n) -> (b, n, D)."""
-    if not use_fused(x):
+    dtype = arithmetic(x)
+    if not dtype:
         return channels_last(F.silu(channels_first(x, u)) * F.dropout(m, rate), o)
     bits = random_bits(m.numel(), rate)
-    return _GatedOutput.apply(x, m, u.weight, u.bias, o.weight, o.bias, bits, rate)
+    with torch.autocast("cpu", enabled=False):
+        return _GatedOutput.apply(*given(dtype, x, m, u.weight, u.bias, o.weight, o.bias), bits,
+                                  rate)
+
+
+def given(dtype: torch.dtype, *tensors: Tensor | None) -> list[Tensor | None]:
+    """In the type that is computed in."""
+    return [None if t is None else t.to(dtype) for t in tensors]
 
 
 def silu_product(z: Tensor) -> Tensor:
@@ -140,7 +162,18 @@ def batch_pieces(x, width):
 
 
 def zeros_like(*tensors):
-    return [None if t is None else torch.zeros_like(t) for t in tensors]
+    """For sums over pieces: of bfloat16 in float32."""
+    return [None if t is None else torch.zeros_like(t, dtype=torch.promote_types(
+        t.dtype, torch.float32)) for t in tensors]
+
+
+def silu_backward(d, a, grad_input=None):
+    """(gradient of silu(a), a) -> gradient of a. PyTorch's own is slow in bfloat16."""
+    if d.dtype != torch.bfloat16:
+        return torch.ops.aten.silu_backward(d, a, **(
+            {} if grad_input is None else {"grad_input": grad_input}))
+    da = torch.ops.aten.silu_backward(d.float(), a.float())
+    return da.to(d.dtype) if grad_input is None else grad_input.copy_(da)
 
 
 class _Glu(Function):
@@ -187,7 +220,7 @@ class _Glu(Function):
             add_product_(dw, both.t(), x[part])
             product_into(dx[part], both, w)
             if c is not None:
-                dc += both.sum(0)
+                dc += both.sum(0, dtype=dc.dtype)
         if c3 is not None:
             dc3 = dy.sum(0)
         return dx, dw, dc, dw3, dc3, None, None
@@ -225,7 +258,7 @@ def into_linear(da, x, w, dx, dw, dc):
     add_product_(dw, da, x)
     product_into(dx, da.t(), w)
     if dc is not None:
-        dc += da.sum(1)
+        dc += da.sum(1, dtype=dc.dtype)
 
 
 class _GatedOutput(Function):
