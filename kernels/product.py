@@ -65,6 +65,12 @@ def add_product_(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return c.add_(_onednn(a, b.t(), None))
 
 
+def adds_in_place(a: Tensor, b: Tensor) -> bool:
+    """Whether add_product_(c, a, b), c in their type, is one operation. Otherwise it makes an array
+    as large as c, and adds that."""
+    return not _by_onednn(a, b, b.shape[-1])
+
+
 def product_into(out: Tensor, a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """out = a b, plus a bias that broadcasts; not differentiable."""
     if _by_onednn(a, b, b.shape[-1]):

@@ -75,12 +75,12 @@ def caption_of(record: Record, label: str, drawn: list[Line]) -> str:
             f"{'; the mean of the seeds, shaded by their deviation' if drawn[0].band else ''}.")
 
 
-def beginnings(found: list[Record], row: str) -> list[tuple[int, float, str]]:
-    """[(epoch, test perplexity, record)] of a row's first epochs at full size; each epoch's own
-    closing test."""
+def beginnings(found: list[Record], row: str, bf16: bool = False) -> list[tuple[int, float, str]]:
+    """[(epoch, test perplexity, record)] of a row's first epochs at full size, in float32 or in
+    bfloat16; each epoch's own closing test."""
     points = []
     for record in records.newest(found):
-        if records.beginning_of(record) != row:
+        if records.beginning_of(record) != row or records.in_bf16(record) != bf16:
             continue
         for step in record["steps"]:
             if step["curve"] and step["final"].get("test_ppl"):
@@ -101,10 +101,12 @@ def outsiders_ptb(results: Path, layers: int = 3) -> dict[int, float]:
 def ptb_beside_others(axes: "Axes", found: list[Record], results: Path) -> None:
     """Test perplexity by epoch of the published command: an outsider's log, our first epochs."""
     by_epoch(axes, outsiders_ptb(results))
-    points = beginnings(found, "awd-ptb")
-    if points:
-        axes.plot([p[0] for p in points], [p[1] for p in points], "o", color=COLORS[1],
-                  markersize=6, label="ours", zorder=3)
+    for bf16, label, marker, color in ((False, "ours", "o", COLORS[1]),
+                                       (True, "ours, in bfloat16", "x", COLORS[0])):
+        points = beginnings(found, "awd-ptb", bf16)
+        if points:
+            axes.plot([p[0] for p in points], [p[1] for p in points], marker, color=color,
+                      markersize=6, label=label, zorder=3)
     axes.axhline(58.8, color=COLORS[2], linewidth=1, linestyle="--", label="published, at the end")
     axes.legend(frameon=False)
 
@@ -224,8 +226,11 @@ def ours_at_the_beginning(found: list[Record], results: Path) -> str:
     epochs: dict[int, list[float]] = {}
     for epoch, value, _ in beginnings(found, "awd-ptb"):
         epochs.setdefault(epoch, []).append(value)
+    rounded = [f"{value:.2f} after epoch {epoch}"
+               for epoch, value, _ in beginnings(found, "awd-ptb", bf16=True)]
     return compared({epoch: (" and ".join(f"{x:.2f}" for x in values), statistics.mean(values))
-                     for epoch, values in epochs.items()}, outsiders_ptb(results))
+                     for epoch, values in epochs.items()}, outsiders_ptb(results)) + (
+        f" In bfloat16: {', '.join(rounded)}." if rounded else "")
 
 
 def compared(ours: dict[int, tuple[str, float]], theirs: dict[int, float]) -> str:
@@ -246,7 +251,7 @@ def beside_others(found: list[Record], results: Path) -> Iterator[tuple[str, Sho
     pos = [record for record in found if record["row"] in {f"{row}-conll2000" for row in POS}]
     tables = {name: rows_of(results / name) for name in (
         "others/adabelief_sgd.csv", "others/gluon_wt2.csv", "figures/tnn_speed.csv")}
-    begun = beginnings(found, "awd-ptb")
+    begun = beginnings(found, "awd-ptb") + beginnings(found, "awd-ptb", bf16=True)
     kinds = {
         "ptb": ([begun, tables["others/adabelief_sgd.csv"]],
                 lambda: single(lambda axes: ptb_beside_others(axes, found, results)),

@@ -15,7 +15,8 @@ from report.json_files import read_json
 
 Record = dict[str, Any]
 SEED = re.compile(r"-?seed\d+$")
-BEGINNING = re.compile(r"^(.*)-(?:first|epochs)$")  # the first epochs of a row, at full size
+# The first epochs of a row at full size, perhaps in bfloat16.
+BEGINNING = re.compile(r"^(.*?)(-bf16)?-(?:first|epochs)$")
 
 
 class Draws(NamedTuple):
@@ -72,6 +73,12 @@ def beginning_of(record: Record) -> str | None:
     """The row whose first epochs this is, at full size, or None."""
     match = BEGINNING.match(record["row"])
     return match[1] if match and match[1] in published.ROWS else None
+
+
+def in_bf16(record: Record) -> bool:
+    """Of a row's first epochs: were they computed in bfloat16?"""
+    match = BEGINNING.match(record["row"])
+    return bool(match and match[2])
 
 
 def released_for(record: Record) -> str | None:

@@ -26,7 +26,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from kernels.product import add_product_, packed_weight, product, product_with_packed
+from kernels.product import (
+    add_product_,
+    adds_in_place,
+    packed_weight,
+    product,
+    product_with_packed,
+)
+
+# Of products that are not added in place several make one: they wait until their rows have so many
+# bytes a column (4096 rows in bfloat16, 2048 in float32, which would take as much memory again).
+WAITING = 8192
 
 
 def joined_rows(kernel: int, d: int, start: int, rows: int, start_x: int
@@ -58,8 +68,6 @@ class DilatedProducts:
     In every method the rows of y are the positions from `start` on, those of x from `start_x` on,
     both to the same end; what lies before counts as zero.
     """
-
-    queue_rows = 4096  # of products that are not added in place, so many rows make one
 
     def __init__(self, weight: Tensor, dtype: torch.dtype):
         self.shape, self.sum_dtype = weight.shape, torch.promote_types(dtype, torch.float32)
@@ -129,19 +137,20 @@ class DilatedProducts:
         """Adds dy^T x to one tap's gradient: rows (R, out) and (R, in)."""
         if self.grad is None:
             self.grad = torch.zeros_like(self.weight, dtype=self.sum_dtype)
-        if self.grad.dtype == self.weight.dtype:
+        if self.grad.dtype == self.weight.dtype and adds_in_place(dy_rows.t(), x_rows):
             add_product_(self.grad[tap], dy_rows.t(), x_rows)
             return
-        # A sum in a wider type is a pass of its own over the gradient: one for several levels.
+        # Such a sum is a pass of its own over the gradient: one for several levels.
         self.queue[tap].append((dy_rows, x_rows))
-        if sum(len(rows) for rows, _ in self.queue[tap]) >= self.queue_rows:
+        waiting = sum(len(rows) for rows, _ in self.queue[tap])
+        if waiting * self.weight.element_size() >= WAITING:
             self.flush(tap)
 
     def flush(self, tap: int) -> None:
         """Does the products that wait in the tap's queue."""
         if self.queue[tap]:
             dy_rows, x_rows = (torch.cat(rows) for rows in zip(*self.queue[tap], strict=True))
-            self.grad[tap] += dy_rows.t() @ x_rows
+            add_product_(self.grad[tap], dy_rows.t(), x_rows)
             self.queue[tap].clear()
 
     def weight_grad(self) -> Tensor:

@@ -258,3 +258,10 @@ def test_which_products_are_written_to_longer_rows(on_amd, monkeypatch):
     monkeypatch.setattr(cpu, "vendor", lambda: "GenuineIntel")
     product(a, b)
     assert not on_amd
+
+
+def test_which_sums_are_in_place(chosen, monkeypatch):
+    monkeypatch.setattr(module, "LARGE", 7 * 12 * 20)
+    a, b = (t.detach() for t in matrices(7, 12, 20))
+    assert module.adds_in_place(a, b) == (chosen == "mkl")
+    assert module.adds_in_place(a, b[:, :19])

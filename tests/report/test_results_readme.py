@@ -160,6 +160,19 @@ def test_first_epochs_are_drawn_once_beside_an_outsiders(results):
     assert text.count("| `awd-ptb-epochs` | 2 | perplexity | - / 221.50 |") == 1
 
 
+def test_first_epochs_in_bfloat16_are_told_apart(results):
+    shutil.copytree(ROOT / "results" / "others", results / "others")
+    first = make_step("awd-ptb-epochs", "epoch-01", shrunk="x", curve=make_step()["curve"][:1],
+                      final={"test_ppl": 325.41})
+    write_record(results, "awd-ptb-epochs", first)
+    name = "awd-ptb-bf16-epochs"
+    write_record(results, name, {**first, "row": name, "final": {"test_ppl": 330.5}})
+    text = readme(results)
+    assert "ours (epoch 1: 325.41, theirs 337.22)." in text
+    assert "In bfloat16: 330.50 after epoch 1." in text
+    assert f"| `{name}` | 1 | perplexity | - / 330.50 |" in text
+
+
 def test_one_layer_stands_beside_an_outsiders_by_mean_and_spread(results):
     shutil.copytree(ROOT / "results" / "others", results / "others")
     first = make_step("awd-ptb-epochs", "epoch-01", shrunk="x", curve=make_step()["curve"][:1],

@@ -5,6 +5,8 @@ import itertools
 import pytest
 import torch
 
+from kernels import cpu, product
+from trellisnet import dilated_products
 from trellisnet.gates import compiled_gates, gates_backward, gates_forward
 from trellisnet.levels import trellis_levels
 from trellisnet.levels_plain import trellis_plain
@@ -102,9 +104,20 @@ def test_checkpoints_change_no_bit(checkpoint):
         assert torch.equal(a, b), name
 
 
+@pytest.fixture(params=["onednn", "mkl"])
+def products(request, monkeypatch):
+    """All products by one library, whatever the CPU; sums of oneDNN's wait for 20 rows."""
+    monkeypatch.setattr(product, "LARGE", 0)
+    monkeypatch.setattr(dilated_products, "WAITING", 4 * 20)
+    monkeypatch.setattr(cpu, "onednn_is_faster", lambda: request.param == "onednn")
+    product._onednn_linear.cache_clear()
+    yield
+    product._onednn_linear.cache_clear()
+
+
 @pytest.mark.parametrize("kernel", [1, 2, 3])
 @pytest.mark.parametrize("tap_major", [True, False], ids=["tap_major", "contiguous"])
-def test_float32_and_strides(kernel, tap_major):
+def test_float32_and_strides(kernel, tap_major, products):
     inputs, mask = make_inputs(kernel, dtype=torch.float32, tap_major=tap_major, h=40)
     args = (mask, (1, 1, 2, 1), NOUT, 5, (1,))
     exact = [t.detach().double().requires_grad_() for t in inputs]
