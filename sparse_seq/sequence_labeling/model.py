@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from common.dropout import WeightDrop, check_rate, dropout_mask
+from kernels import product
 from kernels.lstm import LSTM, lstm
-from kernels.product import WORTH_ROUNDING
 from kernels.transfer import sent
 from sparse_seq.embedding import SparseEmbedding
 
@@ -62,7 +62,7 @@ class Tagger(nn.Module):
 
     def _autocast(self, x: Tensor) -> AbstractContextManager:
         """Off where rounding would cost more than it saves."""
-        small = x.numel() * self.hidden2intermediate.out_features < WORTH_ROUNDING
+        small = x.numel() * self.hidden2intermediate.out_features < product.WORTH_ROUNDING
         off = x.device.type == "cpu" and small and torch.is_autocast_enabled("cpu")
         return torch.autocast("cpu", enabled=False) if off else nullcontext()
 

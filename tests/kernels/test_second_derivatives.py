@@ -1,6 +1,8 @@
 """Every autograd function of kernels/ and common/ can be differentiated twice. A gradient penalty
 whose second derivative is lost looks like a penalty of zero: no error, wrong training."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from kernels.log_softmax import log_softmax_
 from kernels.lstm import lstm, lstm_plain
 from kernels.product import linear, linear_plain, product, product_plain
 from kernels.qrnn_gates import qrnn_gates, qrnn_gates_plain
+from kernels.reused import Reused
 
 TARGETS = torch.tensor([2, 0, 129, 5, 5])
 
@@ -31,6 +34,13 @@ def all_gates(function):
     return lambda y, c0: function(y, c0, None, 0.9, 3)
 
 
+def used_twice(prepare):
+    def call(x, w, b):
+        times = prepare(w, b)
+        return times(times(x).tanh())
+    return call
+
+
 OPERATIONS = {  # fast form, plain form, shapes of the inputs
     "forget_mult": (forget_mult, forget_mult_plain, [(5, 3, 7), (5, 3, 7), (3, 7)]),
     "forget_mult without state": (forget_mult, forget_mult_plain, [(1, 3, 7), (1, 3, 7)]),
@@ -38,6 +48,9 @@ OPERATIONS = {  # fast form, plain form, shapes of the inputs
     "lstm": (lstm_flat, lstm_plain,
              [(5, 3, 4), (1, 3, 7), (1, 3, 7), (28, 4), (28, 7), (28,), (28,)]),
     "product": (product, product_plain, [(5, 63), (63, 3)]),
+    "reused": (used_twice(lambda w, b: partial(Reused(w), bias=b)),
+               used_twice(lambda w, b: partial(F.linear, weight=w, bias=b)),
+               [(5, 3), (3, 3), (3,)]),
     "linear": (linear, linear_plain, [(5, 2, 3), (7, 3), (7,)]),
     "log_softmax_": (lambda x, y: log_softmax_(x * y), lambda x, y: F.log_softmax(x * y, -1),
                      [(5, 7), (7,)]),
