@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy
 from benchmarks.peaks import by_faster_library, describe
 from harness.memory import keep_freed_memory
 from tnn.im.model import Gtu2d, TnnVit, build, stacked_channels_first, stacked_matrices
-from tnn.network.fused import gated_grid
+from tnn.network.fused_grid import gated_grid
 from tnn.network.glu import GLU
 from tnn.network.grid import along_both
 from tnn.network.norms import rms_normalized

@@ -19,8 +19,7 @@ from torch.autograd.function import Function
 from torch.nn.utils.rnn import PackedSequence
 
 from kernels import cudnn, library
-from kernels import product as product_module
-from kernels.product import product, rounded_product, transposed
+from kernels.product import product, rounded_product, transposed, worth_rounding
 from kernels.second_derivatives import plain_gradients
 
 # Below this many steps packing W_hh costs more than it gains (measured: H = 1150, B = 1 and 20).
@@ -58,7 +57,7 @@ def lstm(x: Tensor, hidden: tuple[Tensor, Tensor], w_ih: Tensor, w_hh: Tensor, b
     arguments = (x, h0, c0, w_ih, w_hh, b_ih, b_hh)
     if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         bf16 = (torch.get_autocast_dtype("cpu") == torch.bfloat16
-                and len(x) * B * (w_ih.numel() + w_hh.numel()) >= product_module.WORTH_ROUNDING
+                and worth_rounding(len(x) * B * (w_ih.numel() + w_hh.numel()))
                 and library.has_bf16_instructions())
         with torch.autocast("cpu", enabled=False):
             return _lstm([a.float() for a in arguments], "lstm_bf16" if bf16 else "lstm")

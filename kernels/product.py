@@ -22,8 +22,7 @@ from kernels import cpu, library
 # Multiplications from which on oneDNN makes good for its slower call. At 106 against 225 GFLOP/s a
 # thread, 2 * LARGE / 106e9 - 2 * LARGE / 225e9 is 50 us; with two threads it is half of that.
 LARGE = 5_000_000
-# On a CPU fewer multiplications than these cost less than to round their operands to bfloat16
-# (measured, Zen 4).
+# From so many multiplications on bfloat16 makes good for rounding (measured, Zen 4).
 WORTH_ROUNDING = 2_000_000
 # 32 bytes are 8 numbers. Longer rows pay for the copy behind them from so many multiplications, and
 # so many rows and terms of a sum, on (measured, Zen 3); beyond so many results they would take
@@ -95,6 +94,12 @@ def rounded_product(a: Tensor, b: Tensor) -> Tensor:
     """a b in float32, from operands and to a result that are rounded to bfloat16; summed in
     float32. For CPUs with bfloat16 instructions; not differentiable."""
     return (a.bfloat16() @ b.bfloat16()).float()
+
+
+def worth_rounding(multiplications: int) -> bool:
+    """Whether so many take less time on a CPU in bfloat16, with what it takes to round their
+    operands."""
+    return multiplications >= WORTH_ROUNDING
 
 
 def packed_weight(weight: Tensor, rows: int) -> Tensor | None:

@@ -13,13 +13,7 @@ from torch import Tensor
 from torch.autograd.function import Function
 
 from kernels import library
-from kernels.product import (
-    linear,
-    packed_weight,
-    product,
-    product_with_packed,
-    rounded_product,
-)
+from kernels.product import linear, packed_weight, product, product_with_packed
 
 
 class Reused:
@@ -38,7 +32,7 @@ class Reused:
         self.packed: dict[str, Tensor | None] = {}
 
     def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """-> (N,O), in the weight's type, or autocast's."""
+        """-> (N,O), in the weight's type, or in autocast's if that was on when this was made."""
         if self.plain:
             return linear(x, self.weight, bias)
         return _Use.apply(x, self.weight, bias, self)
@@ -62,24 +56,28 @@ class Reused:
         if not uses:
             return None
         dy, x = (torch.cat(each) for each in zip(*uses, strict=True))
-        return (rounded_product if dy.dtype == torch.bfloat16 else product)(dy.t(), x)
+        return product(dy.t(), x.to(dy.dtype))
 
 
 class _Gathered(Function):
-    """The weight as the uses take it. They bring it no gradient, but all come before its own."""
+    """The weight as the uses take it. Their backward passes come before its own; what they bring it
+    themselves is of create_graph=True, or of a graph that was made so."""
 
     @staticmethod
     def forward(ctx, weight, reused):
         ctx.set_materialize_grads(False)
         ctx.reused, ctx.dtype = reused, weight.dtype
-        if torch.is_autocast_enabled("cpu"):
+        if torch.is_autocast_enabled("cpu") and weight.dtype != torch.float64:  # as autocast itself
             return weight.to(torch.get_autocast_dtype("cpu"))
         return weight.view_as(weight)
 
     @staticmethod
     def backward(ctx, dw):
-        found = [d.to(ctx.dtype) for d in (dw, ctx.reused.gradient()) if d is not None]
-        return sum(found[1:], start=found[0]) if found else None, None
+        gathered = ctx.reused.gradient()
+        if dw is None or gathered is None:
+            dw = gathered if dw is None else dw
+            return None if dw is None else dw.to(ctx.dtype), None
+        return dw.to(ctx.dtype) + gathered.to(ctx.dtype), None
 
 
 class _Use(Function):

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from kernels import rms_norm
+from kernels import product, rms_norm
 from sparse_seq.language_modeling.model import target_log_prob, target_log_prob_plain
 from sparse_seq.parallel import _Exchange, _ReadByAll
 from tests.kernels import test_second_derivatives as of_kernels
@@ -22,7 +22,7 @@ from tests.kernels.test_second_derivatives import (
 )
 from tnn import TnnBlock
 from tnn.im.model import Block
-from tnn.network import fused, fused_plain
+from tnn.network import fused, fused_grid, fused_plain
 from tnn.network.grid import toeplitz_rows
 from tnn.network.norms import EPS, SimpleRMSNormByHand, rms_normalized
 from tnn.network.toeplitz import toeplitz_matrix, toeplitz_product
@@ -85,8 +85,8 @@ OPERATIONS = of_kernels.OPERATIONS | {
     "gated_output": (lambda *i: fused._GatedOutput.apply(*i, bits(70), RATE),
                      lambda *i: fused_plain.gated_output(*i, mask(70)),
                      [(2, 5, 3), (2, 7, 5), (7, 3), (7,), (3, 7), (3,)]),
-    "silu_product": (fused.silu_product, fused_plain.silu_product, [(6, 5)]),
-    "gated_grid": (fused.gated_grid, fused_plain.gated_grid,
+    "silu_product": (fused_grid.silu_product, fused_plain.silu_product, [(6, 5)]),
+    "gated_grid": (fused_grid.gated_grid, fused_plain.gated_grid,
                    [(2, 3, 4, 2, 5), (3, 4, 4), (3, 5, 5)]),
     "rms norm": (SimpleRMSNormByHand(), rms_normalized, [(5, 7)]),
     "sum": (mixed(rms_norm.added), mixed(torch.add), [(5, 7), (5, 7)]),
@@ -143,7 +143,7 @@ def test_every_function_of_the_product_is_tried_here(alone):
         reached |= functions_behind(fast(*leaves_of(shapes)))
     for fast in alone.values():
         reached |= functions_behind(fast(*leaves_of([(2, 3)])))
-    if of_kernels.product_module._onednn_linear() is None:  # a PyTorch without oneDNN
+    if product._onednn_linear() is None:  # a PyTorch without oneDNN
         reached |= {"_Product", "_Linear"}
     assert functions_in_source() - reached == set()
 

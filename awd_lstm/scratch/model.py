@@ -175,7 +175,7 @@ class AWD_LSTM(nn.Module):
         if self.hoist and not self.mask_per_step:
             return self.forward_hoisted(x, hidden)
         h, c = list(hidden[0]), list(hidden[1])
-        U: list = [None] * len(self.layers)
+        U: dict[int, Reused] = {}
         output, output_nodrop = [], []
         for t, x_t in enumerate(x):                                           # x_t (B, E)
             z = self.drop_inp(x_t, t)

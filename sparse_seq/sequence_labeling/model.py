@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from common.dropout import WeightDrop, check_rate, dropout_mask
-from kernels import product
 from kernels.lstm import LSTM, lstm
+from kernels.product import worth_rounding
 from kernels.transfer import sent
 from sparse_seq.embedding import SparseEmbedding
 
@@ -62,8 +62,8 @@ class Tagger(nn.Module):
 
     def _autocast(self, x: Tensor) -> AbstractContextManager:
         """Off where rounding would cost more than it saves."""
-        small = x.numel() * self.hidden2intermediate.out_features < product.WORTH_ROUNDING
-        off = x.device.type == "cpu" and small and torch.is_autocast_enabled("cpu")
+        pays = worth_rounding(x.numel() * self.hidden2intermediate.out_features)
+        off = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not pays
         return torch.autocast("cpu", enabled=False) if off else nullcontext()
 
     def recurrent_plain(self, x: Tensor, lengths: Tensor) -> Tensor:

@@ -15,18 +15,17 @@ from kernels.product import (
     product_plain,
     rounded_product,
 )
+from tests.products import products_by
 
+ONEDNN_IS_FASTER = cpu.onednn_is_faster  # what the fixture replaces
 SIZES = [(1, 1, 1), (3, 1, 63), (63, 127, 3), (127, 63, 130), (2, 300, 1)]
 
 
 @pytest.fixture(autouse=True, params=["onednn", "mkl"])
-def chosen(request, monkeypatch):
+def chosen(request):
     """oneDNN for products of any size, or for none, whatever the CPU."""
-    monkeypatch.setattr(module, "LARGE", 0)
-    monkeypatch.setattr(cpu, "onednn_is_faster", lambda: request.param == "onednn")
-    module._onednn_linear.cache_clear()
-    yield request.param
-    module._onednn_linear.cache_clear()
+    with products_by(request.param):
+        yield request.param
 
 
 def matrices(M, K, N, dtype=torch.float32):
@@ -198,10 +197,9 @@ def test_bfloat16_is_summed_in_float32():
     ("AuthenticAMD", {"avx2", "avx512_f"}, True), ("AuthenticAMD", {"avx2"}, False),
     ("GenuineIntel", {"avx2", "avx512_f", "amx_bf16"}, False)])
 def test_the_library_by_cpu(monkeypatch, vendor, instructions, faster):
-    monkeypatch.undo()
     monkeypatch.setattr(cpu, "vendor", lambda: vendor)
     monkeypatch.setattr(cpu, "has", lambda *names: bool(instructions & set(names)))
-    assert cpu.onednn_is_faster() is faster
+    assert ONEDNN_IS_FASTER() is faster
 
 
 def test_what_the_cpu_is():

@@ -4,21 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels import cpu
-from kernels import product as product_module
 from kernels.reused import Reused
+from tests.products import products_by
 
 LEAVES = [(5, 3, 4), (7, 4), (7,)]  # inputs of five uses, weight, bias
 
 
 @pytest.fixture(autouse=True, params=["onednn", "mkl"])
-def chosen(request, monkeypatch):
+def chosen(request):
     """oneDNN for products of any size, or for none, whatever the CPU."""
-    monkeypatch.setattr(product_module, "LARGE", 0)
-    monkeypatch.setattr(cpu, "onednn_is_faster", lambda: request.param == "onednn")
-    product_module._onednn_linear.cache_clear()
-    yield request.param
-    product_module._onednn_linear.cache_clear()
+    with products_by(request.param):
+        yield request.param
 
 
 def leaves(dtype=torch.float32):
@@ -101,6 +97,19 @@ def test_autocast_rounds_once_and_sums_in_float32():
     exact = many.bfloat16().double().sum((0, 1)).expand(7, 4)
     found = gradient(reused)
     assert (found - exact).abs().max() <= 2 ** -8 * exact.abs().max()
+
+
+@pytest.mark.parametrize(("weights", "dtype"), [(torch.float32, torch.float16),
+                                                (torch.float64, torch.bfloat16)], ids=str)
+def test_autocast_rounds_what_it_rounds_elsewhere(weights, dtype):
+    x, w, b = leaves(weights)
+    with torch.autocast("cpu", dtype):
+        found, expected = Reused(w)(x[0], b), F.linear(x[0], w, b)
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+    found.sum().backward()
+    assert w.grad.dtype == weights
+    torch.testing.assert_close(w.grad, x[0].detach().sum(0).expand(7, 4), rtol=1e-2, atol=1e-2)
 
 
 def test_the_weights_gradient_is_one_product(monkeypatch):

@@ -8,15 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from common.splitcross import linear_cross_entropy, linear_cross_entropy_plain
-from kernels import cpu
 from kernels import lstm as lstm_module
-from kernels import product as product_module
 from kernels.forget_mult import forget_mult, forget_mult_plain
 from kernels.log_softmax import log_softmax_
 from kernels.lstm import lstm, lstm_plain
 from kernels.product import linear, linear_plain, product, product_plain
 from kernels.qrnn_gates import qrnn_gates, qrnn_gates_plain
 from kernels.reused import Reused
+from tests.products import products_by
 
 TARGETS = torch.tensor([2, 0, 129, 5, 5])
 
@@ -64,11 +63,8 @@ every_operation = pytest.mark.parametrize("name", OPERATIONS)
 def fast_forms_at_any_size(monkeypatch):
     """On any CPU."""
     monkeypatch.setattr(lstm_module, "SHORT", 0)
-    monkeypatch.setattr(product_module, "LARGE", 0)
-    monkeypatch.setattr(cpu, "onednn_is_faster", lambda: True)
-    product_module._onednn_linear.cache_clear()
-    yield
-    product_module._onednn_linear.cache_clear()
+    with products_by("onednn"):
+        yield
 
 
 def leaves_of(shapes, dtype=torch.float32):

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from kernels import cpu, product
+from tests.products import products_by
 from trellisnet import dilated_products
 from trellisnet.gates import compiled_gates, gates_backward, gates_forward
 from trellisnet.levels import trellis_levels
@@ -107,12 +107,9 @@ def test_checkpoints_change_no_bit(checkpoint):
 @pytest.fixture(params=["onednn", "mkl"])
 def products(request, monkeypatch):
     """All products by one library, whatever the CPU; sums of oneDNN's wait for 20 rows."""
-    monkeypatch.setattr(product, "LARGE", 0)
     monkeypatch.setattr(dilated_products, "WAITING", 4 * 20)
-    monkeypatch.setattr(cpu, "onednn_is_faster", lambda: request.param == "onednn")
-    product._onednn_linear.cache_clear()
-    yield
-    product._onednn_linear.cache_clear()
+    with products_by(request.param):
+        yield
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 3])

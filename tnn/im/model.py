@@ -11,7 +11,7 @@ from torch.func import functional_call, vmap
 
 from kernels.product import Linear, add_product, product
 from tnn.im.architectures import arguments_of
-from tnn.network.fused import gated_grid, silu_product
+from tnn.network.fused_grid import gated_grid, silu_product
 from tnn.network.glu import GLU
 from tnn.network.grid import along_both, mixed, toeplitz_rows
 from tnn.network.gtu import Gtu

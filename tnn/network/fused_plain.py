@@ -1,5 +1,5 @@
-"""The gates of fused.py as PyTorch operations: the references, and what they are differentiated
-twice through.
+"""The gates of fused.py and fused_grid.py as PyTorch operations: the references, and what they are
+differentiated twice through.
 
 Notation: b batch, n length, N = b n positions, D width, E and G inner widths, C channels, H x W
 grid. `mask` is that of a dropout, already scaled, in any shape with as many elements; or None.

@@ -16,7 +16,7 @@ from tnn.im.model import (
     stacked_matrices,
 )
 from tnn.network import fused
-from tnn.network.fused import gated_grid, silu_product
+from tnn.network.fused_grid import gated_grid, silu_product
 from tnn.network.fused_plain import gated_grid as gated_grid_plain
 from tnn.network.glu import GLU
 from tnn.network.grid import mixed, mixed_plain, toeplitz_rows
