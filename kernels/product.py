@@ -124,6 +124,18 @@ def product_with_packed(x: Tensor, packed: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
 
 
+class Repeated:
+    """Products with one weight (O,I), many of them with about so many rows: x (N,I) -> x weight^T
+    (N,O); not differentiable."""
+
+    def __init__(self, weight: Tensor, rows: int):
+        self.weight, self.packed = weight, packed_weight(weight, rows)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return (product(x, self.weight.t()) if self.packed is None
+                else product_with_packed(x, self.packed))
+
+
 class _Product(Function):
     """oneDNN's product has no gradient of its own."""
 

@@ -26,13 +26,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from kernels.product import (
-    add_product_,
-    adds_in_place,
-    packed_weight,
-    product,
-    product_with_packed,
-)
+from kernels.product import Repeated, add_product_, adds_in_place
 
 # Of products that are not added in place several make one: they wait until their rows have so many
 # bytes a column (4096 rows in bfloat16, 2048 in float32, which would take as much memory again).
@@ -72,30 +66,29 @@ class DilatedProducts:
     def __init__(self, weight: Tensor, dtype: torch.dtype):
         self.shape, self.sum_dtype = weight.shape, torch.promote_types(dtype, torch.float32)
         self.weight = weight.permute(2, 0, 1).to(dtype).contiguous()           # (k, out, in)
-        self.packed: dict[tuple[int, bool], Tensor | None] = {}
+        self.repeated: dict[tuple[int, bool], Repeated] = {}
         self.grad: Tensor | None = None
         self.queue: list[list[tuple[Tensor, Tensor]]] = [[] for _ in self.weight]
 
     def product(self, tap: int, x: Tensor, transposed: bool = False) -> Tensor:
         """Rows times one tap's matrix: x W_j^T, or transposed x W_j."""
-        weight, packed = self.weights(tap, len(x), transposed)
-        return product(x, weight.t()) if packed is None else product_with_packed(x, packed)
+        return self.times(tap, len(x), transposed)(x)
 
     def add_product(self, into: Tensor, tap: int, x: Tensor, transposed: bool = False) -> None:
         """into += product(tap, x), if the library can in one operation."""
-        weight, packed = self.weights(tap, len(x), transposed)
-        if packed is None and into.dtype == weight.dtype:
-            add_product_(into, x, weight.t())
+        times = self.times(tap, len(x), transposed)
+        if times.packed is None and into.dtype == times.weight.dtype:
+            add_product_(into, x, times.weight.t())
         else:
-            into += self.product(tap, x, transposed)
+            into += times(x)
 
-    def weights(self, tap: int, rows: int, transposed: bool) -> tuple[Tensor, Tensor | None]:
-        """One tap's matrix (out, in), and packed, if products of so many rows are done so. All
-        levels use the same."""
-        weight = self.weight[tap].t() if transposed else self.weight[tap]
-        if (tap, transposed) not in self.packed:
-            self.packed[tap, transposed] = packed_weight(weight, rows)
-        return weight, self.packed[tap, transposed]
+    def times(self, tap: int, rows: int, transposed: bool) -> Repeated:
+        """Products with one tap's matrix (out, in) of about so many rows. All levels use the same.
+        """
+        if (tap, transposed) not in self.repeated:
+            weight = self.weight[tap].t() if transposed else self.weight[tap]
+            self.repeated[tap, transposed] = Repeated(weight, rows)
+        return self.repeated[tap, transposed]
 
     def joined(self, y: Tensor, start: int, x: Tensor, start_x: int, d: int
                ) -> Iterator[tuple[int, Tensor, Tensor]]:

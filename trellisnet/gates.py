@@ -17,10 +17,14 @@ _through_tanh = torch.ops.aten.tanh_backward
 
 
 def gates_forward(a: Tensor, c_below: Tensor, mask: Tensor | None, dtype: torch.dtype,
-                  part: Tensor | None = None, more: Tensor | None = None
-                  ) -> tuple[Tensor, Tensor, Tensor]:
+                  part: Tensor | None = None, more: Tensor | None = None,
+                  into: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """The gates (they may take the place of a), c and the masked h. part and more, like a, are
-    summands of it; with them a and more may be in half precision."""
+    summands of it; with them a and more may be in half precision. into: where c and h are to be
+    written, if dtype is theirs."""
+    if into is not None and not by_library(a, c_below, mask, *into):
+        found = gates_forward(a, c_below, mask, dtype, part, more)
+        return found[0], into[0].copy_(found[1]), into[1].copy_(found[2])
     if on_gpu(a):
         from kernels import gates_triton
 
@@ -28,7 +32,7 @@ def gates_forward(a: Tensor, c_below: Tensor, mask: Tensor | None, dtype: torch.
     for summand in (part, more):
         a = a if summand is None else a + summand
     if by_library(a, c_below, mask):
-        c, h = torch.empty_like(c_below), torch.empty_like(c_below)
+        c, h = into or (torch.empty_like(c_below), torch.empty_like(c_below))
         library.call("gates_forward", *sizes(c_below), a, c_below, mask, c, h)
         return a, c, h.to(dtype)
     return eager_forward(a, c_below, mask, dtype)

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import Function
 
-from kernels.product import add_product_, product, product_into
+from kernels.product import Repeated, add_product_, product
 from kernels.second_derivatives import plain_gradients
+from trellisnet import first_level
 from trellisnet.gates import gates_backward, gates_forward
 from trellisnet.levels_plain import trellis_plain
 
@@ -55,6 +56,13 @@ class Look(NamedTuple):
     before: int
     rows: slice
 
+    def of(self, block: slice) -> "Look":
+        """The same of some of the positions."""
+        before = min(max(self.before - block.start, 0), block.stop - block.start)
+        rows = range(self.rows.stop)[self.rows][max(block.start - self.before, 0):
+                                                max(block.stop - self.before, 0)]
+        return Look(before, slice(rows.start, rows.stop, rows.step) if rows else slice(0, 0))
+
 
 def looked_at(positions: Sequence[int], look: int, stride: int, steps: int) -> Look:
     """`look` steps before each of the positions, where every `stride`-th one is kept, counted from
@@ -84,19 +92,30 @@ def values(kept: Tensor, look: Look, initial: Tensor | None) -> Tensor:
     return torch.cat([pad.expand(look.before, *kept.shape[1:]), inside])
 
 
-def give(look: Look, dvalues: Tensor, dkept: Tensor | None, dinitial: Tensor | None) -> None:
-    """The backward of `values`: adds to the gradients of kept and initial, if they are wanted."""
+def give(look: Look, dvalues: Tensor, dkept: Tensor | None, dinitial: Tensor | None,
+         once: bool = False) -> None:
+    """The backward of `values`: adds to the gradients of kept and initial, if they are wanted.
+    once: nothing else is given to these rows of dkept."""
     if dkept is not None:
-        dkept[look.rows] += dvalues[look.before:]
+        rows = dkept[look.rows]
+        rows.copy_(dvalues[look.before:]) if once else rows.add_(dvalues[look.before:])
     if dinitial is not None and look.before:
         dinitial += dvalues[:look.before].sum(0)
 
 
-def give_all(looks: list[Look], dvalues: Tensor, dkept: Tensor | None,
-             dinitial: Tensor | None) -> None:
+def give_all(looks: list[Look], dvalues: Tensor, dkept: Tensor | None, dinitial: Tensor | None,
+             once: bool = False) -> None:
     """`give` for taps side by side."""
     for look, part in zip(looks, dvalues.chunk(len(looks), -1), strict=True):
-        give(look, part, dkept, dinitial)
+        give(look, part, dkept, dinitial, once)
+
+
+def room(looks: list[Look], kept: Tensor) -> tuple[Tensor, bool]:
+    """A gradient of kept to give to, and whether all is given once: in published models no row is
+    looked at twice. Zeros, unless every row is written."""
+    rows = [row for look in looks for row in range(len(kept))[look.rows]]
+    once = len(set(rows)) == len(rows)
+    return (torch.empty_like if once and len(rows) == len(kept) else torch.zeros_like)(kept), once
 
 
 class Looks(NamedTuple):
@@ -105,7 +124,12 @@ class Looks(NamedTuple):
     x: list[Look]
     h: list[Look]
     c: Look
-    seeing: int                # how many positions look left of time 0
+    seeing: int                # how many positions look left of time 0 for x or h'
+
+    @property
+    def first(self) -> int:
+        """The first position that sees nothing left of time 0."""
+        return max(self.seeing, self.c.before)
 
     @classmethod
     def of(cls, steps: int, k: int, d: int, stride: int, stride_below: int) -> "Looks":
@@ -150,7 +174,12 @@ class Forward:
         self.at_x = taps2.shape[1]                                      # first column of x
         self.at_one = self.at_x + taps1.shape[1]
         zeros = bias.new_zeros(len(bias), -(self.at_one + 1) % ALIGNED)
-        self.weight = torch.cat([taps2, taps1, bias[:, None], zeros], 1).to(dtype)
+        weight = torch.cat([taps2, taps1, bias[:, None], zeros], 1)
+        self.weight = weight.to(dtype)
+        columns = slice(self.at_x, self.at_one + 1)
+        self.narrow = first_level.has_kernel(x, self.at_one + 1 - self.at_x)
+        self.narrow_weight = weight[:3 * weight2.shape[1], columns].t().contiguous()
+        self.times_weight = Repeated(self.weight, BLOCK)
         # On a CPU so few positions at a time that their gates stay in its cache meanwhile.
         self.block = self.steps if x.is_cuda else max(1, BLOCK // self.batch)
 
@@ -168,33 +197,37 @@ class Forward:
               ) -> tuple[list[Tensor], Tensor, Tensor]:
         """From the m h' and c' below, None under the first level: what backward needs, the level's
         c, and its m h."""
-        looks, bottom = self.looks[level], c is None
+        looks, bottom, mask = self.looks[level], c is None, self.mask_of(level)
         seen = self.seen(looks, h)                                      # (G, N, columns)
-        a = self.x.new_empty(*seen.shape[:2], len(self.weight), dtype=self.dtype)
-        weight = self.weight[:, self.at_x if bottom else 0:].t()
+        weight = self.weight[:, self.at_x if bottom else 0:][:, :seen.shape[2]]
         below = self.c0.new_zeros(1, *self.c0.shape).expand(self.steps, -1, -1) if bottom else c
-        delayed = values(below, looks.c, self.c0).contiguous()
+        general = looks.first if bottom and self.narrow else len(seen)
+        delayed = values(below, looks.c, self.c0)[:general].contiguous()
+        c, h = self.x.new_empty(2, len(seen), *self.c0.shape)
         found = []
-        for block in self.blocks(len(a)):
-            product_into(a[block].flatten(0, 1), seen[block].flatten(0, 1), weight)
+        for block in self.blocks(general):
+            rows = seen[block].flatten(0, 1).to(self.dtype)
+            a = (product(rows, weight.t()) if bottom else self.times_weight(rows)).view(
+                -1, self.batch, len(self.weight))
             if bottom and block.start < looks.seeing:
                 few = self.initial(looks)[block]
-                a[block][:len(few)] += few @ self.weight[:, :self.at_x].t()
-            found.append(gates_forward(a[block].to(self.x.dtype), delayed[block],
-                                       self.mask_of(level), self.x.dtype))
-        gates, cells, outputs = zip(*found, strict=True)
-        c, h = (torch.cat(parts) if len(parts) > 1 else parts[0] for parts in (cells, outputs))
-        return [seen, delayed, c, *gates], c, h
+                a[:len(few)] += few @ self.weight[:, :self.at_x].t()
+            found.append(gates_forward(a.to(self.x.dtype), delayed[block], mask, self.x.dtype,
+                                       into=(c[block], h[block]))[0])
+        if general < len(seen):
+            first_level.forward(seen[general:], self.narrow_weight, mask, c[general:], h[general:])
+        return [seen, delayed, c, *found], c, h
 
     def seen(self, looks: Looks, h: Tensor | None) -> Tensor:
         """What the positions of a level see: the taps of h, if it is given, and of x, a one, and
         zeros, with which the rows of every level are as long as the products like them."""
         parts = [] if h is None else [values(h, look, self.masked_h0) for look in looks.h]
         parts += [values(self.x, look, None) for look in looks.x]
-        one = self.x.new_zeros(self.weight.shape[1] - self.at_one)
+        alone = h is None and self.narrow
+        one = self.x.new_zeros(1 if alone else self.weight.shape[1] - self.at_one)
         one[:1] = 1
         parts.append(one.expand(*parts[0].shape[:2], -1))
-        return torch.cat(parts, -1).to(self.dtype)
+        return torch.cat(parts, -1).to(self.x.dtype if alone else self.dtype)
 
     def initial(self, looks: Looks) -> Tensor:
         """The taps of h' under the first level, where any of them reaches left of time 0."""
@@ -211,6 +244,7 @@ class Backward:
         # Transposed: as (4H, few) the first level's takes four times as long.
         self.dweight = like.new_zeros(*forward.weight.t().shape)
         self.dx = torch.zeros_like(like) if x_too else None
+        self.times: dict[int, Repeated] = {}    # first column of the weight -> Da times it
         self.d_masked_h0, self.dc0 = (torch.zeros_like(t) for t in (forward.h0, forward.c0))
 
     def level(self, level: int, kept: Sequence[Tensor], dh: Tensor, dc: Tensor,
@@ -218,31 +252,44 @@ class Backward:
         """From the gradients of m h and c of a level to those of the level below, whose c it is
         given."""
         forward, (seen, delayed, c, *gates) = self.forward, kept
-        looks, bottom = forward.looks[level], c_below is None
-        column = forward.at_x if bottom else 0
-        wanted = slice(column, forward.at_one if self.dx is not None else forward.at_x)
-        dseen = c.new_empty(*c.shape[:2], wanted.stop - wanted.start, dtype=forward.dtype)
-        d_delayed = torch.empty_like(c)
-        for block, gates_ in zip(forward.blocks(len(c)), gates, strict=True):
-            da, d_delayed[block], _ = gates_backward(
-                gates_, delayed[block], c[block], forward.mask_of(level), dh[block], dc[block],
-                c.dtype, of_masked=True, h_too=False)
+        looks, mask, bottom = forward.looks[level], forward.mask_of(level), c_below is None
+        column, general = forward.at_x if bottom else 0, len(delayed)
+        d_below, d_delayed_below, once = None, None, False
+        if c_below is not None:
+            (d_below, once), (d_delayed_below, _) = (
+                room(looked, c_below) for looked in (looks.h, [looks.c]))
+        for block, gates_ in zip(forward.blocks(general), gates, strict=True):
+            da, d_delayed, _ = gates_backward(
+                gates_, delayed[block], c[block], mask, dh[block], dc[block], c.dtype,
+                of_masked=True, h_too=False)
+            give(looks.c.of(block), d_delayed, d_delayed_below, self.dc0, once=True)
             rows = da.flatten(0, 1).to(forward.dtype)
-            self.add_to_weight(column, rows, seen[block])
+            self.add_to_weight(column, rows, seen[block].to(forward.dtype))
             if bottom and block.start < looks.seeing:
                 self.initial(looks, block, rows)
-            if dseen.numel():
-                product_into(dseen[block].flatten(0, 1), rows, forward.weight[:, wanted])
-        dseen = dseen.to(c.dtype)
+            self.what_was_seen(looks, block, column, rows, d_below, once)
+        if general < len(c):
+            weight = forward.narrow_weight
+            self.dweight[column:column + len(weight), :weight.shape[1]] += first_level.backward(
+                seen[general:], weight, mask, dh[general:], dc[general:])
+        return d_below, d_delayed_below
+
+    def what_was_seen(self, looks: Looks, block: slice, column: int, rows: Tensor,
+                      d_below: Tensor | None, once: bool) -> None:
+        """Gives what Da says about m h', which is in the columns before x, and about x."""
+        end = self.forward.at_x if self.dx is None else self.forward.at_one
+        if column == end:
+            return
+        if column not in self.times:
+            weight = self.forward.weight[:, column:end].t().contiguous()
+            self.times[column] = Repeated(weight, BLOCK)
+        dseen = self.times[column](rows).to(self.dweight.dtype).view(
+            -1, self.forward.batch, end - column)
+        dh, dx = dseen.tensor_split([self.forward.at_x - column], -1)
         if self.dx is not None:
-            give_all(looks.x, dseen[..., forward.at_x - column:], self.dx, None)
-        if bottom:
-            give(looks.c, d_delayed, None, self.dc0)
-            return None, None
-        dh, dc = c_below.new_zeros(2, *c_below.shape)
-        give_all(looks.h, dseen[..., :forward.at_x], dh, self.d_masked_h0)
-        give(looks.c, d_delayed, dc, self.dc0)
-        return dh, dc
+            give_all([look.of(block) for look in looks.x], dx, self.dx, None)
+        if d_below is not None:
+            give_all([look.of(block) for look in looks.h], dh, d_below, self.d_masked_h0, once)
 
     def initial(self, looks: Looks, block: slice, rows: Tensor) -> None:
         """What the first positions of the first level say about h0 and its weights."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trellisnet import last_output
+from trellisnet import first_level, last_output
 from trellisnet.last_output import give, looked_at, strides, trellis_last, values
 from trellisnet.trellisnet import trellis_plain
 
@@ -45,15 +45,24 @@ def test_give():
     ((4, 2), 2, 16, False), ((2, 6, 3), 2, 29, True), ((2, 6, 3), 3, 15, False),
     ((3,), 2, 29, True), ((3,), 3, 2, False), ((1, 2, 4, 32), 2, 29, True),  # beyond the start
     ((1, 2, 4, 32), 1, 15, False), ((1, 2, 4), 2, 1, True)], ids=str)
-def test_equals_plain(dilations, kernel, steps, with_mask):
+@pytest.mark.parametrize("x_too", [True, False], ids=["x too", "not x"])
+def test_equals_plain(dilations, kernel, steps, with_mask, x_too):
+    """Where x needs no gradient, as in classification, the first level is an operation of its own.
+    """
+    assert_equals_plain(dilations, kernel, steps, with_mask, x_too)
+
+
+def assert_equals_plain(dilations, kernel, steps, with_mask, x_too, inputs=2, hidden=5):
     torch.manual_seed(steps + kernel)
-    hidden, batch, inputs = 5, 3, 2
+    batch = 3
 
     def tensor(*shape):
         return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
     given = [tensor(steps, batch, inputs), tensor(4 * hidden, inputs, kernel),
              tensor(4 * hidden, hidden, kernel), tensor(4 * hidden), tensor(batch, hidden),
              tensor(batch, hidden)]
+    given[0].requires_grad_(x_too)
+    leaves = given[not x_too:]
     mask = torch.rand(batch, hidden, dtype=torch.float64) if with_mask else None
     out, _, h, c = trellis_plain(*given, mask, dilations, 4, steps - 1)
     fast = trellis_last(*given, mask, dilations, 4)
@@ -61,9 +70,9 @@ def test_equals_plain(dilations, kernel, steps, with_mask):
 
     def gradients(results):
         loss = sum((w * r).sum() for w, r in zip(weights, results, strict=True))
-        grads = torch.autograd.grad(loss, given, allow_unused=True)
+        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
         return [torch.zeros_like(t) if grad is None else grad
-                for t, grad in zip(given, grads, strict=True)]
+                for t, grad in zip(leaves, grads, strict=True)]
     for ours, theirs in zip(fast, (out, h, c), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
     for ours, theirs in zip(gradients(fast), gradients((out, h, c)), strict=True):
@@ -74,8 +83,42 @@ def test_equals_plain(dilations, kernel, steps, with_mask):
 def test_blocks_of_positions_change_nothing(monkeypatch, block):
     """Nor does a first block that sees h0 in part, or the next one too."""
     monkeypatch.setattr(last_output, "BLOCK", 3 * block)  # a batch of three
-    test_equals_plain((2, 6, 3), 3, 29, True)
-    test_equals_plain((1, 1, 2, 4, 8), 2, 29, False)
+    assert_equals_plain((2, 6, 3), 3, 29, True, True)
+    assert_equals_plain((1, 1, 2, 4, 8), 2, 29, False, True)
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3])
+@pytest.mark.parametrize("hidden", [1, 8, 16, 21, 32])
+def test_first_level_of_any_width(kernel, hidden):
+    """Registers that end before, with and after the row; inputs as wide as there are kernels for
+    (k = 2: seven columns) and wider (k = 3: ten)."""
+    assert_equals_plain((1, 1, 2, 4), kernel, 29, True, False, inputs=3, hidden=hidden)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_first_level_sums_many_rows(dtype):
+    """More than one part of them, the last of it ragged, with any number of threads."""
+    if not first_level.has_kernel(torch.zeros(1, dtype=dtype), 3):
+        pytest.skip("no compiled kernels here")
+    torch.manual_seed(2)
+    positions, batch, hidden = 837, 3, 18
+    seen, mask = torch.randn(positions, batch, 3, dtype=dtype), torch.rand(batch, hidden).to(dtype)
+    weight = torch.randn(3, 3 * hidden, dtype=dtype, requires_grad=True)
+    i, o, g = (seen @ weight).split(hidden, -1)
+    c = i.sigmoid() * g.tanh()
+    h = o.sigmoid() * c.tanh() * mask
+    found = torch.empty(2, *c.shape, dtype=dtype)
+    dh, dc = torch.randn(found.shape, dtype=dtype)
+    tolerance = {"rtol": 0, "atol": 1e-4 if dtype == torch.float32 else 1e-11}
+    (expected,) = torch.autograd.grad([h, c], weight, [dh, dc])
+    gradients = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        first_level.forward(seen, weight.detach(), mask, *found)
+        torch.testing.assert_close(found, torch.stack([c, h]), **tolerance)
+        gradients.append(first_level.backward(seen, weight.detach(), mask, dh, dc))
+    torch.testing.assert_close(gradients[0], expected, **tolerance)
+    assert torch.equal(*gradients)
 
 
 def test_products_in_half_precision():
