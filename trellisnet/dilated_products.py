@@ -29,8 +29,8 @@ from torch import Tensor
 from kernels.product import Repeated, add_product_, adds_in_place
 
 # Of products that are not added in place several make one: they wait until their rows have so many
-# bytes a column (4096 rows in bfloat16, 2048 in float32, which would take as much memory again).
-WAITING = 8192
+# bytes a column (2048 rows in bfloat16, 1024 in float32; twice that takes as long, and more memory).
+WAITING = 4096
 
 
 def joined_rows(kernel: int, d: int, start: int, rows: int, start_x: int
