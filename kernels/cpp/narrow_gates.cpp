@@ -1,10 +1,10 @@
-// The first level of a TrellisNet, under which there is nothing, so that its forget gate has nothing
-// to keep:
+// The first level of a TrellisNet, under which there is nothing, so that its forget gate has
+// nothing to keep:
 //
-//     i, o, g = x W, through sigmoid, sigmoid, tanh        c = i g        h = o tanh(c), times the mask
+//     i, o, g = x W, through sigmoid, sigmoid, tanh      c = i g      h = o tanh(c), times the mask
 //
-// Its x is so narrow that computing x W costs less than writing and reading it; and to keep the gates
-// costs more than to compute them again. So they are kept by nobody, nor is their gradient.
+// x is so narrow that to compute x W costs less than to write and read it, and to keep the gates
+// more than to compute them again. So neither they nor their gradient are kept.
 //
 // Notation: R rows, of which N belong to one time step; x (R,K), one of its columns may be ones; W
 // (K,3H); mask (N,H) or null. S is float or double.
@@ -21,24 +21,25 @@ template <class S> struct Narrow {
     const S *x, *weight, *mask;
 };
 
-// The first column of a register: the last, ragged one begins where it ends with the row, and computes
-// some columns that the one before it has computed, with the same results.
-template <class S> INLINE long column(long H, long at) {
+// The first column of a register. The last one, where it would be ragged, begins so that it ends
+// with the row, and computes some columns once more, with the same results.
+template <class S> INLINE long first_column(long H, long at) {
     return H > LANES<S> ? min(at, H - LANES<S>) : 0;
 }
 
-template <class S> struct Gates { Vec<S> i, o, g; };
+template <class S> struct NarrowGates { Vec<S> i, o, g; };
 
-template <class S, int K> INLINE Gates<S> gates(const S* x, const S* weight, long H, long j, long n) {
+template <class S, int K>
+INLINE NarrowGates<S> narrow_gates(const S* x, const S* weight, long H, long j) {
     Vec<S> a[3] = {};
     #pragma GCC unroll 8
     for (int k = 0; k < K; ++k)
         #pragma GCC unroll 3
-        for (int q = 0; q < 3; ++q) a[q] += x[k] * load(weight + (3 * k + q) * H + j, n);
+        for (int q = 0; q < 3; ++q) a[q] += x[k] * load(weight + (3 * k + q) * H + j, H);
     return {sigmoid<S>(a[0]), sigmoid<S>(a[1]), tanh<S>(a[2])};
 }
 
-template <class S, int K> void forward(const Narrow<S>& l, S* c, S* h, int threads) {
+template <class S, int K> void narrow_forward(const Narrow<S>& l, S* c, S* h, int threads) {
     const unsigned flags = flush_flags();
     const long H = l.H;
     #pragma omp parallel for schedule(static) num_threads(threads)
@@ -46,8 +47,8 @@ template <class S, int K> void forward(const Narrow<S>& l, S* c, S* h, int threa
         FlushAs guard(flags);
         const S* const mask = l.mask ? l.mask + row % l.N * H : nullptr;
         for (long at = 0; at < H; at += LANES<S>) {
-            const long j = column<S>(H, at);
-            const Gates<S> v = gates<S, K>(l.x + row * K, l.weight, H, j, H);
+            const long j = first_column<S>(H, at);
+            const NarrowGates<S> v = narrow_gates<S, K>(l.x + row * K, l.weight, H, j);
             const Vec<S> cell = v.i * v.g;
             const Vec<S> hidden = v.o * tanh<S>(cell);
             store(c + row * H + j, cell, H);
@@ -56,24 +57,25 @@ template <class S, int K> void forward(const Narrow<S>& l, S* c, S* h, int threa
     }
 }
 
-// to += sum over `rows` of x[row][k] da[row], for all k; `to` holds the sums of one k every 3H numbers.
-// Columns before `fresh` have these rows' sum already.
+// to[k] += sum over `rows` of x[row][k] da[row]; to[k + 1] lies 3H numbers behind to[k]. The first
+// `known` columns have these rows' sum already, from the register before.
 template <class S, int K>
-INLINE void add_products(const S* x, const Vec<S>* da, long rows, S* to, long H, long fresh) {
+INLINE void add_narrow_products(const S* x, const Vec<S>* da, long rows, S* to, long H,
+                                long known) {
     Vec<S> sums[K] = {};
     for (long row = 0; row < rows; ++row)
         #pragma GCC unroll 8
         for (int k = 0; k < K; ++k) sums[k] += x[row * K + k] * da[row];
     #pragma GCC unroll 8
     for (int k = 0; k < K; ++k) {
-        for (long i = 0; i < fresh; ++i) sums[k][i] = 0;
+        for (long i = 0; i < known; ++i) sums[k][i] = 0;
         store(to + 3 * k * H, load(to + 3 * k * H, H) + sums[k], H);
     }
 }
 
 // From dh and dc (R,H), dh that of the masked h: the gradient of W, part by part (parts,K,3H).
 template <class S, int K>
-void backward(const Narrow<S>& l, const S* dh, const S* dc, S* d_weight, int threads) {
+void narrow_backward(const Narrow<S>& l, const S* dh, const S* dc, S* d_weight, int threads) {
     const unsigned flags = flush_flags();
     const long H = l.H;
     #pragma omp parallel for schedule(static) num_threads(threads)
@@ -84,14 +86,14 @@ void backward(const Narrow<S>& l, const S* dh, const S* dc, S* d_weight, int thr
         const long end = min(l.R, (part + 1) * PART);
         for (long tile = part * PART; tile < end; tile += TILE)
             for (long at = 0; at < H; at += LANES<S>) {
-                const long j = column<S>(H, at), rows = min(TILE, end - tile);
+                const long j = first_column<S>(H, at), rows = min(TILE, end - tile);
                 Vec<S> da[3][TILE];
                 for (long n = 0; n < rows; ++n) {
                     const long row = tile + n;
                     // The next tile's; beyond the last there is nothing, which does no harm.
                     __builtin_prefetch(dh + (row + TILE) * H + j);
                     __builtin_prefetch(dc + (row + TILE) * H + j);
-                    const Gates<S> v = gates<S, K>(l.x + row * K, l.weight, H, j, H);
+                    const NarrowGates<S> v = narrow_gates<S, K>(l.x + row * K, l.weight, H, j);
                     const Vec<S> tanh_c = tanh<S>(v.i * v.g);
                     Vec<S> d = load(dh + row * H + j, H);
                     if (l.mask) d *= load(l.mask + row % l.N * H + j, H);
@@ -102,8 +104,8 @@ void backward(const Narrow<S>& l, const S* dh, const S* dc, S* d_weight, int thr
                     da[2][n] = through * v.i * (S(1) - v.g * v.g);
                 }
                 for (int q = 0; q < 3; ++q)
-                    add_products<S, K>(l.x + tile * K, da[q], rows, into + q * H + j, H,
-                                       H > LANES<S> ? at - j : 0);
+                    add_narrow_products<S, K>(l.x + tile * K, da[q], rows, into + q * H + j, H,
+                                              at - j);
             }
     }
 }
@@ -117,21 +119,20 @@ template <class S, int K = 1, class Use> INLINE void with_width(long width, Use 
 }
 
 // ---- C names for ctypes; see SIGNATURES in library.py -------------------------------------------
-#define EXPORT(S, TYPE)                                                                           \
-    extern "C" void narrow_gates_forward_##TYPE(long R, long N, long H, long K, S* x, S* weight,  \
-                                                S* mask, S* c, S* h, long threads) {              \
-        with_width<S>(K, [&](auto k) {                                                            \
-            forward<S, decltype(k)::value>({R, N, H, x, weight, mask}, c, h, threads);            \
-        });                                                                                       \
-    }                                                                                             \
-    extern "C" void narrow_gates_backward_##TYPE(long R, long N, long H, long K, S* x, S* weight, \
-                                                 S* mask, S* dh, S* dc, S* d_weight,              \
-                                                 long threads) {                                  \
-        with_width<S>(K, [&](auto k) {                                                            \
-            backward<S, decltype(k)::value>({R, N, H, x, weight, mask}, dh, dc, d_weight,         \
-                                            threads);                                             \
-        });                                                                                       \
-    }                                                                                             \
+#define EXPORT(S, TYPE)                                                                          \
+    extern "C" void narrow_gates_forward_##TYPE(long R, long N, long H, long K, S* x, S* weight, \
+                                                S* mask, S* c, S* h, long threads) {             \
+        with_width<S>(K, [&](auto k) {                                                           \
+            narrow_forward<S, k>({R, N, H, x, weight, mask}, c, h, threads);                     \
+        });                                                                                      \
+    }                                                                                            \
+    extern "C" void narrow_gates_backward_##TYPE(long R, long N, long H, long K, S* x,           \
+                                                 S* weight, S* mask, S* dh, S* dc, S* d_weight,  \
+                                                 long threads) {                                 \
+        with_width<S>(K, [&](auto k) {                                                           \
+            narrow_backward<S, k>({R, N, H, x, weight, mask}, dh, dc, d_weight, threads);        \
+        });                                                                                      \
+    }                                                                                            \
     extern "C" long narrow_gates_parts_##TYPE(long R) { return ceil_div(R, PART); }
 EXPORT(float, f32)
 EXPORT(double, f64)
