@@ -5,7 +5,7 @@ lstm.py                  LSTM recurrence
 cudnn.py                 cuDNN's LSTM and GRU: weights in one piece of memory, in the type wanted
 forget_mult.py           the QRNN's recurrence; forget_mult_triton.py is its GPU form
 qrnn_gates.py            the QRNN's activations, recurrence and output gate in one pass
-gates_triton.py          TrellisNet's gates on a GPU (on a CPU they are in cpp/, called by trellisnet)
+gates_triton.py          TrellisNet's gates on a GPU (for a CPU: cpp/gates.cpp, narrow_gates.cpp)
 silu_gates.py            silu(a) b, alone and around the Toeplitz products of a small grid
 gated_step.py            one position of a layer of gated units, for generation
 rms_norm.py              division by the root mean square; rms_norm_triton.py is its GPU form
