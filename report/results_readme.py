@@ -134,7 +134,8 @@ def first_epochs(found: list[Record], beside: dict[str, Shown]) -> list[str]:
         if records.beginning_of(record) is None:
             continue
         for step in record["steps"]:
-            rows.append([f"`{record['row']}`", step_numbers.last_epoch(step),
+            epochs = step_numbers.last_epoch(step) if step["curve"] else f"then {step['step']}"
+            rows.append([f"`{record['row']}`", epochs,
                          *(step_numbers.own(step)), step["threads"],
                          step_numbers.duration(step["wall_seconds"]), step["date"][:10],
                          f"[record]({record['path']})"])
