@@ -153,6 +153,7 @@ def trellis_last(x: Tensor, weight1: Tensor, weight2: Tensor, bias: Tensor, h0: 
     device, given, dtype = x.device.type, (x, weight1, weight2, bias, h0, c0), x.dtype
     if torch.is_autocast_enabled(device):
         dtype, given = torch.get_autocast_dtype(device), tuple(t.float() for t in given)
+        mask = mask if mask is None else mask.float()  # drawn in the type of the pixels
     will_backward = torch.is_grad_enabled() and any(t.requires_grad for t in given)
     with torch.autocast(device, enabled=False):
         h, c = _Last.apply(*given, mask, dilations, dtype, will_backward)

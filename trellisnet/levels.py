@@ -94,6 +94,7 @@ def trellis_levels(x: Tensor, weight1: Tensor, weight2: Tensor, bias: Tensor, h0
               torch.is_grad_enabled() and any(t.requires_grad for t in given))
     if autocast:
         given = tuple(t.float() for t in given)
+        mask = mask if mask is None else mask.float()
     with torch.autocast(device, enabled=False):
         return _AllLevels.apply(*given, mask, plan, how)
 

@@ -121,18 +121,24 @@ def test_first_level_sums_many_rows(dtype):
     assert torch.equal(*gradients)
 
 
-def test_products_in_half_precision():
-    """Under autocast, sums and results in float32: near those of float32, and not the same."""
+@pytest.mark.parametrize("x_too", [True, False], ids=["x too", "not x"])
+def test_products_in_half_precision(x_too):
+    """Under autocast, sums and results in float32: near those of float32, and not the same. The
+    pixels, and the mask that is drawn like them, may be rounded already."""
     torch.manual_seed(3)
-    given = [torch.randn(15, 3, 2), 0.3 * torch.randn(20, 2, 2), 0.3 * torch.randn(20, 5, 2),
-             torch.randn(20), torch.randn(3, 5), torch.randn(3, 5)]
+    given = [torch.randn(15, 3, 2).bfloat16(), 0.3 * torch.randn(20, 2, 2),
+             0.3 * torch.randn(20, 5, 2), torch.randn(20), torch.randn(3, 5), torch.randn(3, 5)]
+    mask = torch.tensor([[0, 1.25, 1.25, 0, 1.25]]).expand(3, 5).bfloat16()
     results = []
     for enabled in (False, True):
-        leaves = [t.clone().requires_grad_() for t in given]
+        leaves = [(t if enabled else t.float()).clone() for t in given]
+        for leaf in leaves[not x_too:]:
+            leaf.requires_grad_()
+        masks = mask if enabled else mask.float()
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            out, h, c = trellis_last(*leaves, None, (1, 1, 2, 4, 8), 4)
+            out, h, c = trellis_last(*leaves, masks, (1, 1, 2, 4, 8), 4)
         (out.sum() + c.sum()).backward()
-        results.append([out, h, c, *(t.grad for t in leaves)])
+        results.append([out, h, c, *(t.grad.float() for t in leaves[not x_too:])])
     for single, half in zip(*results, strict=True):
         assert half.dtype == torch.float32
         assert not torch.equal(single, half)
