@@ -29,7 +29,7 @@ from torch import Tensor
 from kernels.product import Repeated, add_product_, adds_in_place
 
 # Of products that are not added in place several make one: they wait until their rows have so many
-# bytes a column (2048 rows in bfloat16, 1024 in float32; twice that takes as long, and more memory).
+# bytes a column (2048 rows in bfloat16, 1024 in float32; twice that is no faster, and more memory).
 WAITING = 4096
 
 
