@@ -44,9 +44,9 @@ def pair(values: dict, metric: str | None = None) -> str:
     return "-" if cells == ["-", "-"] else " / ".join(cells)
 
 
-def own(step: dict) -> tuple[str, str]:
-    """(name of the metric, 'valid / test') of a step."""
-    metric = metric_of(step)
+def own(step: dict, metric: str | None = None) -> tuple[str, str]:
+    """(name of the metric, 'valid / test') of a step; None: the metric that it tells first."""
+    metric = metric or metric_of(step)
     if metric is None:
         return "-", "-"
     values = {split: step["final"].get(f"{split}_{metric}") for split in ("valid", "test")}
