@@ -127,14 +127,14 @@ def _launch(kernel, mask, c, arrays, places=(), **options):
                                                                           **options)
 
 
-def forward(a, c_below, mask, dtype, part=None, more=None):
+def forward(a, c_below, mask, dtype, part=None, more=None, into=None):
     """a (T,N,4H), c_below (T,N,H), mask (N,H) or None -> the gates, c, and h in `dtype`. part and
-    more, like a, are added to it. The gates take the place of a if it has their type, c_below's."""
+    more, like a, are added to it. The gates take the place of a if it has their type, c_below's.
+    into: where c and h, of these types and contiguous, are to be written."""
     a, c_below = a.contiguous(), c_below.contiguous()
     mask = None if mask is None else mask.contiguous()
     gates = a if a.dtype == c_below.dtype else torch.empty_like(a, dtype=c_below.dtype)
-    c = torch.empty_like(c_below)
-    h = torch.empty_like(c_below, dtype=dtype)
+    c, h = into or (torch.empty_like(c_below), torch.empty_like(c_below, dtype=dtype))
     _launch(_forward_kernel, mask, c, (a, part, more, c_below, mask, gates, c, h),
             HAS_PART=part is not None, HAS_MORE=more is not None)
     return gates, c, h

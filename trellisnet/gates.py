@@ -22,13 +22,13 @@ def gates_forward(a: Tensor, c_below: Tensor, mask: Tensor | None, dtype: torch.
     """The gates (they may take the place of a), c and the masked h. part and more, like a, are
     summands of it; with them a and more may be in half precision. into: where c and h are to be
     written, if dtype is theirs."""
-    if into is not None and not by_library(a, c_below, mask, *into):
+    if into is not None and not (on_gpu(a) or by_library(a, c_below, mask, *into)):
         found = gates_forward(a, c_below, mask, dtype, part, more)
         return found[0], into[0].copy_(found[1]), into[1].copy_(found[2])
     if on_gpu(a):
         from kernels import gates_triton
 
-        return gates_triton.forward(a, c_below, mask, dtype, part, more)
+        return gates_triton.forward(a, c_below, mask, dtype, part, more, into)
     for summand in (part, more):
         a = a if summand is None else a + summand
     if by_library(a, c_below, mask):

@@ -13,9 +13,9 @@ Notation: L time steps, t a position, N batch, E input and H hidden channels, k 
 S stride, G positions that a level computes; h', c', m and D as in levels.py.
 """
 
+import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from kernels.second_derivatives import plain_gradients
 from trellisnet import first_level
 from trellisnet.gates import gates_backward, gates_forward
 from trellisnet.levels_plain import trellis_plain
+from trellisnet.looks import Look, Looks, give, give_all, room, values
 
 ALIGNED = 8    # numbers: rows of a multiple of them are multiplied 1.1 times as fast
 BLOCK = 2048   # rows of gates, 4 MB at the published width
@@ -47,98 +48,6 @@ def strides(dilations: tuple[int, ...]) -> list[int]:
     for d in reversed(dilations[1:]):
         found.append(math.gcd(found[-1], d))
     return found[::-1]
-
-
-class Look(NamedTuple):
-    """Where positions lie, so many steps back, among those that the level below computes: the first
-    `before` of them left of time 0, the others in these rows."""
-
-    before: int
-    rows: slice
-
-    def of(self, block: slice) -> "Look":
-        """The same of some of the positions."""
-        before = min(max(self.before - block.start, 0), block.stop - block.start)
-        rows = range(self.rows.stop)[self.rows][max(block.start - self.before, 0):
-                                                max(block.stop - self.before, 0)]
-        return Look(before, slice(rows.start, rows.stop, rows.step) if rows else slice(0, 0))
-
-
-def looked_at(positions: Sequence[int], look: int, stride: int, steps: int) -> Look:
-    """`look` steps before each of the positions, where every `stride`-th one is kept, counted from
-    the last of `steps`. With steps = 9, stride = 2 and look = 2:
-
-        kept                  0   2   4   6   8
-        positions             0       4       8
-        seen          left of 0       2       6      one before position 0, then kept[1::2][:2]
-    """
-    first = (steps - 1) % stride                                        # position of kept[0]
-    before = sum(t < look for t in positions)                           # that look too far
-    count = len(positions) - before
-    if not count:
-        return Look(before, slice(0, 0))
-    step = (positions[1] - positions[0]) // stride if len(positions) > 1 else 1
-    start = (positions[before] - look - first) // stride
-    return Look(before, slice(start, start + (count - 1) * step + 1, step))
-
-
-def values(kept: Tensor, look: Look, initial: Tensor | None) -> Tensor:
-    """What is looked at (G, N, C) in kept (G', N, C); left of time 0 stands `initial` (N, C), or
-    zero."""
-    inside = kept[look.rows]
-    if not look.before:
-        return inside
-    pad = kept.new_zeros(()) if initial is None else initial
-    return torch.cat([pad.expand(look.before, *kept.shape[1:]), inside])
-
-
-def give(look: Look, dvalues: Tensor, dkept: Tensor | None, dinitial: Tensor | None,
-         once: bool = False) -> None:
-    """The backward of `values`: adds to the gradients of kept and initial, if they are wanted.
-    once: nothing else is given to these rows of dkept."""
-    if dkept is not None:
-        rows = dkept[look.rows]
-        rows.copy_(dvalues[look.before:]) if once else rows.add_(dvalues[look.before:])
-    if dinitial is not None and look.before:
-        dinitial += dvalues[:look.before].sum(0)
-
-
-def give_all(looks: list[Look], dvalues: Tensor, dkept: Tensor | None, dinitial: Tensor | None,
-             once: bool = False) -> None:
-    """`give` for taps side by side."""
-    for look, part in zip(looks, dvalues.chunk(len(looks), -1), strict=True):
-        give(look, part, dkept, dinitial, once)
-
-
-def room(looks: list[Look], kept: Tensor) -> tuple[Tensor, bool]:
-    """A gradient of kept to give to, and whether all is given once: in published models no row is
-    looked at twice. Zeros, unless every row is written."""
-    rows = [row for look in looks for row in range(len(kept))[look.rows]]
-    once = len(set(rows)) == len(rows)
-    return (torch.empty_like if once and len(rows) == len(kept) else torch.zeros_like)(kept), once
-
-
-class Looks(NamedTuple):
-    """Where a level looks: per tap at x and at h'; and at c'(t - d)."""
-
-    x: list[Look]
-    h: list[Look]
-    c: Look
-    seeing: int                # how many positions look left of time 0 for x or h'
-
-    @property
-    def first(self) -> int:
-        """The first position that sees nothing left of time 0."""
-        return max(self.seeing, self.c.before)
-
-    @classmethod
-    def of(cls, steps: int, k: int, d: int, stride: int, stride_below: int) -> "Looks":
-        positions = range((steps - 1) % stride, steps, stride)
-        back = [(k - 1 - tap) * d for tap in range(k)]
-        return cls([looked_at(positions, look, 1, steps) for look in back],
-                   [looked_at(positions, look, stride_below, steps) for look in back],
-                   looked_at(positions, d, stride_below, steps),
-                   sum(t < back[0] for t in positions))
 
 
 def trellis_last(x: Tensor, weight1: Tensor, weight2: Tensor, bias: Tensor, h0: Tensor, c0: Tensor,
@@ -180,9 +89,13 @@ class Forward:
         columns = slice(self.at_x, self.at_one + 1)
         self.narrow = first_level.has_kernel(x, self.at_one + 1 - self.at_x)
         self.narrow_weight = weight[:3 * weight2.shape[1], columns].t().contiguous()
-        self.times_weight = Repeated(self.weight, BLOCK)
         # On a CPU so few positions at a time that their gates stay in its cache meanwhile.
         self.block = self.steps if x.is_cuda else max(1, BLOCK // self.batch)
+
+    @functools.cached_property
+    def times_weight(self) -> Repeated:
+        """Not needed in the backward pass."""
+        return Repeated(self.weight, BLOCK)
 
     def masked(self, h: Tensor) -> Tensor:
         return h if self.mask is None else h * self.mask

@@ -29,7 +29,9 @@ def check_gates(T, N, H, masked, dtype, tolerance):
     masked_grads = gates_triton.backward(*given, *sums[0], 2)
     of_masked = plain.gates_backward(*given[:4], dh.clone(), *given[5:], *sums[1], 2)
     part, more = random(T, N, 4 * H), random(T, N, 4 * H)
-    summed = gates_triton.forward(a.clone(), below, mask, dtype, part, more)
+    into = tuple(torch.full((2, T, N, H), torch.nan, dtype=dtype))
+    summed = gates_triton.forward(a.clone(), below, mask, dtype, part, more, into)
+    assert all(y is place for y, place in zip(summed[1:], into, strict=True))
     as_one = plain.gates_forward(a + part + more, below, mask, dtype)
     for x, y in zip((*found, *found_grads, *masked_grads, *sums[0], *summed),
                     (*expected, *grads, *of_masked, *sums[1], *as_one), strict=True):

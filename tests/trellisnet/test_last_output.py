@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from trellisnet import first_level, last_output
-from trellisnet.last_output import give, looked_at, strides, trellis_last, values
+from trellisnet.last_output import strides, trellis_last
+from trellisnet.looks import give, looked_at, values
 from trellisnet.trellisnet import trellis_plain
 
 
